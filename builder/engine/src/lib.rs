@@ -1,0 +1,1 @@
+//! Schedules and drives the steps of a build.

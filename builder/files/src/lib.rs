@@ -1,0 +1,1 @@
+//! Selecting and placing files: contexts, COPY, ADD, .dockerignore.

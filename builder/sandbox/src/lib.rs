@@ -1,0 +1,1 @@
+//! Runs one process in given mounts under given limits.

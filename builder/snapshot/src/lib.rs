@@ -1,0 +1,1 @@
+//! File trees made of layers: overlay and copy.

@@ -1,0 +1,1 @@
+//! Test environment: registries, users, conformance cases.

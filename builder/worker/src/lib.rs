@@ -1,0 +1,1 @@
+//! Works on trees inside the user namespace.

@@ -1,0 +1,1 @@
+//! What can be reused, and where it is kept.
