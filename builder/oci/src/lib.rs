@@ -3,6 +3,7 @@
 //! Nouns only: digests, references, platforms, descriptors, manifests and configs, and [`Entry`], one file of a
 //! tree. This crate knows the OCI specifications and nothing else: no files, network, clock or environment.
 
+pub mod blobs;
 pub mod config;
 pub mod digest;
 pub mod entry;
@@ -10,6 +11,7 @@ pub mod manifest;
 pub mod platform;
 pub mod reference;
 
+pub use blobs::{Blobs, NewBlob};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use digest::{Digest, DigestWriter};
 pub use entry::{Content, Device, Entry, EntryKind, EntrySink, Timestamp, TreePath};
