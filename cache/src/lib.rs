@@ -1,1 +1,20 @@
 //! What can be reused, and where it is kept.
+//!
+//! - [`key`] says what a step's result depends on: the table there names every value and the key it enters.
+//! - [`Store`] keeps what steps and pulls left behind: blobs as files that any OCI tool can read, and a database of
+//!   what is known about them.
+//! - [`context_index`] remembers digests of context files, so an unchanged context is statted and not read.
+//!
+//! Nothing here knows how a step runs, HTTP or Dockerfiles.
+
+pub mod context_index;
+mod error;
+pub mod key;
+mod store;
+
+pub use context_index::{ContextIndex, FileFacts};
+pub use error::Error;
+pub use key::{Chain, Explanation, Key, Keyed};
+pub use store::{
+    LayerBlob, LayerFacts, NewFile, Record, Resolution, StepLock, Store, StoredImage, TaggedImage,
+};

@@ -1,0 +1,158 @@
+//! The key of a RUN.
+
+use lithify_graph::{Exec, Mount, MountKind, Network, Security};
+use lithify_oci::Platform;
+
+use super::encoding::{Encoder, Fields};
+use super::{Chain, ContentDigest, Keyed};
+
+/// What a mount shows, as far as it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountContent {
+    /// Nothing that counts: of all mounts but bind mounts.
+    Nothing,
+    /// The content of the selected part of a bind mount.
+    Content(ContentDigest),
+    /// The tree that a bind mount selects from: right without a look into it, but misses where only the rest changed.
+    Tree(Chain),
+}
+
+/// What the command line and the configuration say about every RUN. What is not here enters no key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunSettings {
+    /// The host name that the process sees.
+    pub hostname: String,
+    /// The names given by `--add-host`, without their addresses.
+    pub extra_hosts: Vec<String>,
+    /// `--ulimit`
+    pub ulimits: Vec<Ulimit>,
+    /// `--shm-size`; `None` for the default.
+    pub shm_size_bytes: Option<u64>,
+    /// What [`Network::Default`] means.
+    pub network: Network,
+    /// SOURCE_DATE_EPOCH in the environment of the process, where `--reproducible` puts it there.
+    pub source_date_epoch: Option<i64>,
+    /// The name and version of the table by which `--reproducible` removes noise; `None` without it.
+    pub reproducible: Option<String>,
+}
+
+/// A limit of a process (setrlimit(2)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ulimit {
+    /// `nofile` and the like.
+    pub name: String,
+    /// The limit that counts.
+    pub soft: u64,
+    /// The limit up to which the process may raise it.
+    pub hard: u64,
+}
+
+/// The key of a RUN. `mounts` has one element for each of `exec.mounts`; one that is missing counts as
+/// [`MountContent::Nothing`].
+pub fn exec_key(
+    exec: &Exec,
+    platform: &Platform,
+    base: &Chain,
+    mounts: &[MountContent],
+    settings: &RunSettings,
+) -> Keyed {
+    debug_assert_eq!(exec.mounts.len(), mounts.len());
+    let Exec { base: _, args, env, proxy_env: _, cwd, user, mounts: _, network, security, script } = exec;
+    let mut encoder = Encoder::new("exec");
+    platform_part(&mut encoder, platform);
+    encoder.chain("base layer", base);
+    let command = args.iter().fold(Fields::default(), |fields, arg| fields.text(arg));
+    encoder.part("command", &command.done());
+    for (name, value) in env {
+        encoder.text(format!("env {name}"), value);
+    }
+    encoder.text("working directory", cwd);
+    encoder.text("user", user);
+    encoder.flag("network", effective(*network, settings.network) == Network::None);
+    encoder.flag("security", *security == Security::Insecure);
+    if let Some(script) = script {
+        let fields = Fields::default().text(&script.name).bytes(&script.content);
+        encoder.part("script", &fields.done());
+    }
+    for (number, mount) in exec.mounts.iter().enumerate() {
+        mount_part(&mut encoder, mount, mounts.get(number).unwrap_or(&MountContent::Nothing));
+    }
+    settings_parts(&mut encoder, settings);
+    encoder.finish()
+}
+
+/// The network that the process gets; the host's where nobody says anything.
+fn effective(network: Network, default: Network) -> Network {
+    match (network, default) {
+        (Network::Default, Network::Default) => Network::Host,
+        (Network::Default, default) => default,
+        (network, _) => network,
+    }
+}
+
+pub(super) fn platform_part(encoder: &mut Encoder, platform: &Platform) {
+    let Platform { os, architecture, variant, os_version, os_features } = platform;
+    let fields =
+        Fields::default().text(os).text(architecture).maybe(variant.as_deref()).maybe(os_version.as_deref());
+    let fields = os_features.iter().fold(fields, |fields, feature| fields.text(feature));
+    encoder.part("platform", &fields.done());
+}
+
+fn mount_part(encoder: &mut Encoder, mount: &Mount, content: &MountContent) {
+    let target = mount.target.as_deref();
+    let fields = Fields::default().maybe(target);
+    let (kind, fields) = match &mount.kind {
+        MountKind::Bind { from: _, source, writable } => {
+            let fields = fields.number(u8::from(*writable));
+            let fields = match content {
+                MountContent::Nothing => fields.number(0),
+                MountContent::Content(digest) => fields.number(1).bytes(digest.digest().as_bytes()),
+                MountContent::Tree(chain) => chain
+                    .0
+                    .iter()
+                    .fold(fields.number(2).text(source), |fields, layer| fields.bytes(layer.as_bytes())),
+            };
+            ("bind", fields)
+        }
+        MountKind::Cache { id: _, sharing: _, from: _, source: _, mode, uid, gid, read_only } => {
+            ("cache", fields.number(*mode).number(*uid).number(*gid).number(u8::from(*read_only)))
+        }
+        MountKind::Tmpfs { size_bytes } => ("tmpfs", fields.number(size_bytes.map_or(-1, i128::from))),
+        MountKind::Secret { id, env, required, mode, uid, gid } => {
+            let fields = fields.text(id).maybe(env.as_deref()).number(u8::from(*required));
+            ("secret", fields.number(*mode).number(*uid).number(*gid))
+        }
+        MountKind::Ssh { id, required, mode, uid, gid } => {
+            ("ssh", fields.text(id).number(u8::from(*required)).number(*mode).number(*uid).number(*gid))
+        }
+    };
+    encoder.part(format!("{kind} mount {}", target.unwrap_or("without a file")), &fields.done());
+}
+
+fn settings_parts(encoder: &mut Encoder, settings: &RunSettings) {
+    let RunSettings {
+        hostname,
+        extra_hosts,
+        ulimits,
+        shm_size_bytes,
+        network: _,
+        source_date_epoch,
+        reproducible,
+    } = settings;
+    encoder.text("host name", hostname);
+    for host in extra_hosts {
+        encoder.text("added host", host);
+    }
+    for Ulimit { name, soft, hard } in ulimits {
+        encoder.part(format!("ulimit {name}"), &Fields::default().number(*soft).number(*hard).done());
+    }
+    if let Some(size_bytes) = shm_size_bytes {
+        encoder.part("size of /dev/shm", &size_bytes.to_be_bytes());
+    }
+    if let Some(seconds) = source_date_epoch {
+        encoder.part("SOURCE_DATE_EPOCH", &seconds.to_be_bytes());
+    }
+    if let Some(profile) = reproducible {
+        encoder.text("--reproducible", profile);
+    }
+}
