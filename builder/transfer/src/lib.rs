@@ -30,3 +30,6 @@ pub trait Progress: Send + Sync {
 impl Progress for () {
     fn advance(&self, _bytes: u64) {}
 }
+
+#[cfg(test)]
+mod testing;
