@@ -7,6 +7,7 @@ pub mod blobs;
 pub mod config;
 pub mod digest;
 pub mod entry;
+pub mod layer;
 pub mod manifest;
 pub mod platform;
 pub mod reference;

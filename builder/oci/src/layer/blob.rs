@@ -1,0 +1,242 @@
+//! Entries to a layer's blob in one pass: tar, diffID, compression, digest, and the catalogue.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+
+use super::compress::{Compressor, SMALL, compress_small, lost_thread};
+use super::{CatalogueWriter, Compression, TarWriter, Times};
+use crate::{Content, Descriptor, Digest, DigestWriter, Entry, EntryKind, EntrySink};
+
+/// A layer that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The digest of the uncompressed tar (config.md, "Layer DiffID").
+    pub diff_id: Digest,
+    /// The blob.
+    pub blob: Descriptor,
+    /// The length of the uncompressed tar in bytes.
+    pub uncompressed_size_bytes: u64,
+    /// How many entries it holds.
+    pub entries: u64,
+}
+
+/// Writes entries, in [`layer_order`](super::layer_order), as a layer's blob.
+///
+/// A layer of less than 256 KiB is made without a thread; others are hashed and compressed on threads beside the one that
+/// brings the entries. Neither the number of threads nor their timing shows in the bytes.
+pub struct LayerWriter<W: Write + Send + 'static> {
+    tar: TarWriter<Pipeline<W>>,
+    catalogue: CatalogueWriter<Vec<u8>>,
+    compression: Compression,
+    entries: u64,
+}
+
+impl<W: Write + Send + 'static> LayerWriter<W> {
+    /// Writes to `blob` with as many threads as there are processors.
+    ///
+    /// # Errors
+    /// A compressor that cannot be set up.
+    pub fn new(blob: W, compression: Compression, times: Times) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, |number| number.get());
+        Self::with_threads(blob, compression, times, threads)
+    }
+
+    /// Writes to `blob` with `threads` threads for the compression.
+    ///
+    /// # Errors
+    /// A compressor that cannot be set up.
+    pub fn with_threads(blob: W, compression: Compression, times: Times, threads: usize) -> io::Result<Self> {
+        let pipeline = Pipeline { pending: vec![], stage: Stage::Small(blob), compression, threads };
+        Ok(LayerWriter {
+            tar: TarWriter::new(pipeline, times),
+            catalogue: CatalogueWriter::new(vec![])?,
+            compression,
+            entries: 0,
+        })
+    }
+
+    /// Completes the blob. Gives back its writer, what the layer is, and the bytes of its [`Catalogue`](super::Catalogue).
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn finish(self) -> io::Result<(W, Layer, Vec<u8>)> {
+        let sealed = self.tar.finish()?.finish()?;
+        let layer = Layer {
+            diff_id: sealed.diff_id,
+            blob: Descriptor::new(self.compression.media_type(), sealed.digest, sealed.size_bytes),
+            uncompressed_size_bytes: sealed.uncompressed_size_bytes,
+            entries: self.entries,
+        };
+        Ok((sealed.blob, layer, self.catalogue.finish()?))
+    }
+}
+
+impl<W: Write + Send + 'static> EntrySink for LayerWriter<W> {
+    fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> io::Result<()> {
+        self.entries += 1;
+        // Mending what the content says about times (.pyc) belongs here, before it is hashed.
+        if !matches!(entry.kind, EntryKind::File { .. }) {
+            self.tar.entry(entry, content)?;
+            return self.catalogue.add(entry, None);
+        }
+        let hash = RefCell::new(DigestWriter::new(io::sink()));
+        let mut hashed = Hashed { content, hash: &hash };
+        self.tar.entry(entry, &mut hashed)?;
+        self.catalogue.add(entry, Some(hash.into_inner().finish().1))
+    }
+}
+
+/// Hashes content while it is read.
+struct Hashed<'a> {
+    content: &'a mut dyn Content,
+    hash: &'a RefCell<DigestWriter<io::Sink>>,
+}
+
+impl Content for Hashed<'_> {
+    fn open(&mut self) -> io::Result<Box<dyn Read + '_>> {
+        let reader = self.content.open()?;
+        Ok(Box::new(HashedReader { reader, hash: self.hash }))
+    }
+}
+
+struct HashedReader<'a> {
+    reader: Box<dyn Read + 'a>,
+    hash: &'a RefCell<DigestWriter<io::Sink>>,
+}
+
+impl Read for HashedReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.reader.read(buffer)?;
+        self.hash.borrow_mut().write_all(&buffer[..got])?;
+        Ok(got)
+    }
+}
+
+/// How much goes to the other thread at once.
+const CHUNK: usize = 1 << 20;
+/// How many chunks may wait there.
+const WAITING: usize = 4;
+
+/// Takes the bytes of the tar, and hands them on in chunks.
+struct Pipeline<W: Write + Send + 'static> {
+    pending: Vec<u8>,
+    stage: Stage<W>,
+    compression: Compression,
+    threads: usize,
+}
+
+enum Stage<W: Write + Send + 'static> {
+    /// Everything so far is in `pending`.
+    Small(W),
+    /// A thread hashes and compresses.
+    Running(Running<W>),
+    /// It has failed.
+    Failed,
+}
+
+struct Running<W> {
+    chunks: SyncSender<Vec<u8>>,
+    used: Receiver<Vec<u8>>,
+    thread: JoinHandle<io::Result<Sealed<W>>>,
+}
+
+struct Sealed<W> {
+    blob: W,
+    diff_id: Digest,
+    uncompressed_size_bytes: u64,
+    digest: Digest,
+    size_bytes: u64,
+}
+
+impl<W: Write + Send + 'static> Pipeline<W> {
+    /// Hands on what is pending, and starts the thread where there is none.
+    fn hand_on(&mut self) -> io::Result<()> {
+        let stage = std::mem::replace(&mut self.stage, Stage::Failed);
+        let running = match stage {
+            Stage::Failed => return Err(lost_thread()),
+            Stage::Running(running) => running,
+            Stage::Small(blob) => {
+                let (chunks, received) = sync_channel(WAITING);
+                let (give_back, used) = channel();
+                let (compression, threads) = (self.compression, self.threads);
+                let thread =
+                    std::thread::spawn(move || work(blob, compression, threads, &received, &give_back));
+                Running { chunks, used, thread }
+            }
+        };
+        let mut fresh = running.used.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK));
+        fresh.clear();
+        let full = std::mem::replace(&mut self.pending, fresh);
+        if running.chunks.send(full).is_err() {
+            // The thread only goes early when it failed.
+            drop(running.chunks);
+            return Err(running.thread.join().map_err(|_| lost_thread())?.err().unwrap_or_else(lost_thread));
+        }
+        self.stage = Stage::Running(running);
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<Sealed<W>> {
+        if let Stage::Small(_) = self.stage {
+            let Stage::Small(blob) = std::mem::replace(&mut self.stage, Stage::Failed) else {
+                return Err(lost_thread());
+            };
+            let mut out = DigestWriter::new(blob);
+            compress_small(&self.pending, self.compression, &mut out)?;
+            let size = self.pending.len() as u64;
+            return Ok(seal(out, Digest::of(&self.pending), size));
+        }
+        if !self.pending.is_empty() {
+            self.hand_on()?;
+        }
+        match self.stage {
+            Stage::Running(Running { chunks, thread, .. }) => {
+                drop(chunks);
+                thread.join().map_err(|_| lost_thread())?
+            }
+            Stage::Small(_) | Stage::Failed => Err(lost_thread()),
+        }
+    }
+}
+
+impl<W: Write + Send + 'static> Write for Pipeline<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let limit = if matches!(self.stage, Stage::Small(_)) { SMALL } else { CHUNK };
+        let taken = bytes.len().min(limit - self.pending.len());
+        self.pending.extend_from_slice(&bytes[..taken]);
+        if self.pending.len() == limit {
+            self.hand_on()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn work<W: Write>(
+    blob: W,
+    compression: Compression,
+    threads: usize,
+    chunks: &Receiver<Vec<u8>>,
+    used: &Sender<Vec<u8>>,
+) -> io::Result<Sealed<W>> {
+    let mut diff = DigestWriter::new(io::sink());
+    let mut compressor = Compressor::new(DigestWriter::new(blob), compression, threads)?;
+    for chunk in chunks {
+        diff.write_all(&chunk)?;
+        compressor.write_all(&chunk)?;
+        // Nobody takes it back once the last chunk is on its way.
+        let _ = used.send(chunk);
+    }
+    let (_, diff_id, size) = diff.finish();
+    Ok(seal(compressor.finish()?, diff_id, size))
+}
+
+fn seal<W: Write>(out: DigestWriter<W>, diff_id: Digest, uncompressed_size_bytes: u64) -> Sealed<W> {
+    let (blob, digest, size_bytes) = out.finish();
+    Sealed { blob, diff_id, uncompressed_size_bytes, digest, size_bytes }
+}
