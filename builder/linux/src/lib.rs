@@ -2,4 +2,11 @@
 //!
 //! The only crate with `unsafe` code. It knows nothing of images, steps or policy.
 
+pub mod capability;
+pub mod mount;
+pub mod network;
+pub mod process;
+pub mod seccomp;
+pub mod socket;
+pub mod thread;
 pub mod tree;

@@ -1,0 +1,217 @@
+//! The first process of a sandbox, from its start to the execution of the step's command.
+//!
+//! It is this binary again, single-threaded, in new namespaces whose contents it still has to make. It can read the
+//! specification at [`SPEC`] and talks to [`crate::range`] over [`CONTROL`]: one message in, with the descriptors to mount, and
+//! one out, a [`Report`]. That socket's end without another word means that the command is being executed.
+
+mod execute;
+mod root;
+mod target;
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use lithify_linux::{capability, network, process, socket};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Network, Process, Security, policy};
+
+/// The argument with which this binary is started as the first process of a sandbox; [`init_main`] is to be called then.
+pub const INIT_ARGUMENT: &str = "__init";
+
+/// The longest message to or from the first process. A hundred paths of mount points fit.
+pub(crate) const MESSAGE_LIMIT_BYTES: usize = 128 << 10;
+
+/// What the first process says, once.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The command is about to be executed. The listener of the system call filter comes with it.
+    Ready {
+        /// What was made in the root tree only to mount on, parents first.
+        created: Vec<Vec<u8>>,
+    },
+    /// It will not be.
+    Failed(Failure),
+}
+
+/// An [`Error`] on its way through the socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    kind: FailureKind,
+    subject: String,
+    errno: Option<i32>,
+    message: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum FailureKind {
+    WorkingFolder,
+    Mount,
+    Limit,
+    Setup,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (kind, subject, source) = match error {
+            Error::WorkingFolder { path, source } => (FailureKind::WorkingFolder, path, source),
+            Error::Mount { target, source } => (FailureKind::Mount, target, source),
+            Error::Limit { name, source } => (FailureKind::Limit, name, source),
+            Error::Setup { what, source } => (FailureKind::Setup, what, source),
+            other => (FailureKind::Setup, "starting".into(), io::Error::other(other.to_string())),
+        };
+        Failure { kind, subject, errno: source.raw_os_error(), message: source.to_string() }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(Failure { kind, subject, errno, message }: Failure) -> Self {
+        let source = errno.map_or_else(|| io::Error::other(message), io::Error::from_raw_os_error);
+        match kind {
+            FailureKind::WorkingFolder => Error::WorkingFolder { path: subject, source },
+            FailureKind::Mount => Error::Mount { target: subject, source },
+            FailureKind::Limit => Error::Limit { name: subject, source },
+            FailureKind::Setup => Error::Setup { what: subject, source },
+        }
+    }
+}
+
+/// What `main` does when it is started with [`INIT_ARGUMENT`]: becomes the process that [`crate::Sandbox::run`] was asked for.
+/// Started by anyone else, it ends with code 125.
+pub fn init_main() -> ! {
+    process::reset_signals();
+    let code = match inherited() {
+        Ok((control, spec)) => match init(control.as_fd(), spec) {
+            Ok(never) => match never {},
+            Err(Stop::Unable(error)) => {
+                let report = Report::Failed(error.into());
+                // If nobody listens any more, nobody is left to tell.
+                let _ = send(control.as_fd(), &report, &[]);
+                125
+            }
+            Err(Stop::NotExecuted { code, message }) => {
+                eprintln!("{message}");
+                code
+            }
+        },
+        Err(error) => {
+            eprintln!("this command is for lithify's own use: {error}");
+            125
+        }
+    };
+    std::process::exit(code)
+}
+
+/// Why no command was executed.
+enum Stop {
+    /// The sandbox could not be set up.
+    Unable(Error),
+    /// It could, but there is no such command.
+    NotExecuted { code: i32, message: String },
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Unable(error)
+    }
+}
+
+/// Takes possession of descriptors 3 and 4, if they are what they should be.
+fn inherited() -> io::Result<(OwnedFd, File)> {
+    let control = process::inherited_descriptor(CONTROL)?;
+    let spec = process::inherited_descriptor(SPEC)?;
+    Ok((control, File::from(spec)))
+}
+
+/// The descriptor of the socket to the worker.
+pub(crate) const CONTROL: i32 = 3;
+/// The descriptor of the file with the [`Process`] as JSON.
+pub(crate) const SPEC: i32 = 4;
+
+fn send(control: BorrowedFd<'_>, report: &Report, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(report)?;
+    socket::send_with_fds(control, &bytes, descriptors)
+}
+
+fn init(control: BorrowedFd<'_>, mut spec: File) -> Result<std::convert::Infallible, Stop> {
+    let mut json = vec![];
+    spec.read_to_end(&mut json).map_err(Error::setup("reading what to run"))?;
+    let process: Process = serde_json::from_slice(&json)
+        .map_err(|error| Error::setup("reading what to run")(io::Error::from(error)))?;
+    let message = socket::receive_with_fds(control, MESSAGE_LIMIT_BYTES);
+    let (_, mut descriptors) = message
+        .and_then(|message| message.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
+        .map_err(Error::setup("receiving the mounts"))?;
+    if descriptors.is_empty() {
+        return Err(Error::setup("receiving the mounts")(io::Error::from(io::ErrorKind::InvalidData)).into());
+    }
+    let root = descriptors.remove(0);
+
+    rustix::process::umask(rustix::fs::Mode::empty());
+    if process.network == Network::None {
+        network::bring_loopback_up().map_err(Error::setup("bringing the loopback interface up"))?;
+    }
+    let created = root::build(&process, root, descriptors)?;
+    rustix::system::sethostname(process.hostname.as_bytes())
+        .map_err(Error::setup("setting the host's name"))?;
+    execute::set_limits(&process.ulimits)?;
+
+    // Before the right to install it goes, and after the last call that it refuses.
+    let filter = policy::filter(process.security).compile();
+    let listener = filter.install().map_err(Error::setup("installing the system call filter"))?;
+    give_up_privilege(&process)?;
+    let command = execute::find(&process);
+    send(control, &Report::Ready { created }, &[listener.as_fd()]).map_err(Error::setup("reporting"))?;
+    drop(listener);
+    let (code, message) = match command {
+        Ok(path) => execute::execute(&path, &process),
+        Err(failure) => failure,
+    };
+    Err(Stop::NotExecuted { code, message })
+}
+
+/// Becomes the process's user, with no more capabilities than it is to have, in its working folder.
+fn give_up_privilege(process: &Process) -> Result<(), Error> {
+    let kept = match process.security {
+        Security::Sandbox => policy::CAPABILITIES,
+        Security::Insecure => capability::Capabilities::all(),
+    };
+    if process.security == Security::Sandbox {
+        capability::bound(kept).map_err(Error::setup("limiting the capabilities"))?;
+    }
+    // With root's rights where they suffice, as runc does it; else with the user's.
+    let entered = rustix::process::chdir(&process.cwd);
+
+    own_output(process.uid);
+    let groups: Vec<_> = process.groups.iter().copied().map(rustix::process::Gid::from_raw).collect();
+    let identity = || -> rustix::io::Result<()> {
+        let uid = rustix::process::Uid::from_raw(process.uid);
+        let gid = rustix::process::Gid::from_raw(process.gid);
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)
+    };
+    let what = format!("becoming user {} and group {}", process.uid, process.gid);
+    identity().map_err(Error::setup(&what))?;
+    if process.uid == 0 && process.security == Security::Sandbox {
+        capability::limit(kept).map_err(Error::setup("limiting the capabilities"))?;
+    }
+    match entered {
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => rustix::process::chdir(&process.cwd),
+        other => other,
+    }
+    .map_err(|error| Error::WorkingFolder { path: process.cwd.clone(), source: error.into() })?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask));
+    Ok(())
+}
+
+/// Lets the user open `/dev/stdout` and `/dev/stderr`, as runc does. Where the pipe belongs to an id outside, it cannot be.
+fn own_output(uid: u32) {
+    if uid != 0 {
+        let owner = Some(rustix::process::Uid::from_raw(uid));
+        let _ = rustix::fs::fchown(rustix::stdio::stdout(), owner, None);
+        let _ = rustix::fs::fchown(rustix::stdio::stderr(), owner, None);
+    }
+}

@@ -1,0 +1,40 @@
+//! What can be tested without a process.
+
+use crate::idmap::{high_range, subordinate};
+use crate::{IdMap, IdRange};
+
+#[test]
+fn subordinate_ids() {
+    let check = |file: &str, expected: &[(u32, u32)]| {
+        assert_eq!(subordinate(file, 1000, Some("ann")), expected, "{file:?}");
+    };
+    check("", &[]);
+    check("ann:100000:65536\n", &[(100_000, 65_536)]);
+    check("1000:100000:65536", &[(100_000, 65_536)]);
+    check("bob:1:2\nann:3:4\nann:5:6\n", &[(3, 4), (5, 6)]);
+    check("anna:1:2", &[]);
+    check("ann:x:2\nann:1\nann:7:0\n# ann:1:1", &[]);
+}
+
+#[test]
+fn roots_range() {
+    let check = |map: &str, outside: u32, count: u32| {
+        assert_eq!(high_range(map), IdRange { inside: 0, outside, count }, "{map:?}");
+    };
+    check("         0          0 4294967295\n", 0x7000_0000, 65_536);
+    // In a rootless container: the last ids that there are, and never 0.
+    check("0 1000 1\n1 100000 65536\n", 1, 65_536);
+    check("0 100000 65536", 1, 65_535);
+    check("0 100000 200000", 134_464, 65_536);
+}
+
+#[test]
+fn keys_of_maps() {
+    let range = |inside, outside, count| IdRange { inside, outside, count };
+    let check = |uids: Vec<IdRange>, gids: Vec<IdRange>, expected: &str| {
+        assert_eq!(IdMap { uids, gids }.key(), expected);
+    };
+    let plain = vec![range(0, 1000, 1), range(1, 100_000, 65_536)];
+    check(plain.clone(), plain.clone(), "0.1000.1_1.100000.65536");
+    check(plain, vec![range(0, 7, 1)], "0.1000.1_1.100000.65536-g0.7.1");
+}
