@@ -89,7 +89,10 @@ impl Suite {
 
     fn try_case(&self, case: &Case) -> Verdict {
         if case.needs_root() && !lithify_testkit::is_root() {
-            skipped(&format!("conformance case {}", case.name), "its context has owners or devices, which needs root");
+            skipped(
+                &format!("conformance case {}", case.name),
+                "its context has owners or devices, which needs root",
+            );
             return Verdict::Skipped;
         }
         let want = self.wanted(case);
@@ -114,7 +117,13 @@ impl Suite {
         if faults.is_empty() { Verdict::Passed } else { Verdict::Failed(faults) }
     }
 
-    fn build(&self, case: &Case, env: &Env, snapshotter: &str, context: &Path) -> (Value, Option<String>, String) {
+    fn build(
+        &self,
+        case: &Case,
+        env: &Env,
+        snapshotter: &str,
+        context: &Path,
+    ) -> (Value, Option<String>, String) {
         let archive = env.fresh("image");
         let mut args = vec![
             "build".to_owned(),
@@ -192,7 +201,10 @@ fn every_departure_belongs_to_a_case_and_is_explained() {
         let file = entry.expect("entry").file_name().into_string().expect("a UTF-8 name");
         let Some(name) = file.strip_suffix(".json") else { continue };
         assert!(data.join(format!("cases/{name}.txtar")).exists(), "departures/{file} belongs to no case");
-        assert!(reasons.contains(&format!("`{name}`")), "departures/README.md does not say why {name} departs");
+        assert!(
+            reasons.contains(&format!("`{name}`")),
+            "departures/README.md does not say why {name} departs"
+        );
     }
 }
 

@@ -15,7 +15,9 @@ fn main() -> ExitCode {
         ["show", image] => show(image),
         ["diff", one, other] => differ(one, other),
         ["validate", image] => open(image).and_then(|image| image.validate()).map(|()| "sound".to_owned()),
-        _ => Err(std::io::Error::other("usage: images show IMAGE.tar | diff A.tar B.tar | validate IMAGE.tar")),
+        _ => {
+            Err(std::io::Error::other("usage: images show IMAGE.tar | diff A.tar B.tar | validate IMAGE.tar"))
+        }
     };
     match result {
         Ok(text) => {

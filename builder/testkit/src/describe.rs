@@ -70,7 +70,12 @@ impl Tree {
         self.paths.keys().map(String::as_str)
     }
 
-    fn apply(&mut self, member: &Member, content: Option<String>, here: &mut BTreeSet<String>) -> io::Result<()> {
+    fn apply(
+        &mut self,
+        member: &Member,
+        content: Option<String>,
+        here: &mut BTreeSet<String>,
+    ) -> io::Result<()> {
         let path = member.path();
         let (parent, base) = path.rsplit_once('/').unwrap_or(("", &path));
         if base == ".wh..wh..opq" {
@@ -85,7 +90,8 @@ impl Tree {
         }
         let node = if member.kind == b'1' {
             let target = member.link_path();
-            let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} is a link to no {target}"));
+            let missing =
+                || io::Error::new(io::ErrorKind::InvalidData, format!("{path} is a link to no {target}"));
             *self.paths.get(&target).ok_or_else(missing)?
         } else {
             self.nodes.push(Node { is_folder: member.kind == b'5', line: line(member, content) });
@@ -102,8 +108,11 @@ impl Tree {
     fn remove_below(&mut self, folder: &str, except: &BTreeSet<String>) {
         let prefix = format!("{folder}/");
         let below = self.paths.range(prefix.clone()..).map(|(path, _)| path);
-        let gone: Vec<String> =
-            below.take_while(|path| path.starts_with(&prefix)).filter(|path| !except.contains(*path)).cloned().collect();
+        let gone: Vec<String> = below
+            .take_while(|path| path.starts_with(&prefix))
+            .filter(|path| !except.contains(*path))
+            .cloned()
+            .collect();
         for path in gone {
             self.paths.remove(&path);
         }
@@ -230,7 +239,8 @@ pub fn base_names(folder: &Path) -> io::Result<Vec<String>> {
 /// Some builders leave empty folders where they mounted something.
 fn drop_stubs(tree: &mut BTreeMap<&str, &str>) {
     for stub in ["/dev", "/proc", "/sys"] {
-        let is_alone = !tree.keys().any(|path| path.strip_prefix(stub).is_some_and(|rest| rest.starts_with('/')));
+        let is_alone =
+            !tree.keys().any(|path| path.strip_prefix(stub).is_some_and(|rest| rest.starts_with('/')));
         if tree.get(stub) == Some(&"d 0755 0:0") && is_alone {
             tree.remove(stub);
         }

@@ -31,7 +31,10 @@ pub fn explain(a: &Image, b: &Image) -> io::Result<Option<String>> {
             return Ok(Some(format!("{name}: {what}")));
         }
     }
-    Ok(Some("the manifest or configuration has the same content in other bytes (order of keys, spaces)".to_owned()))
+    Ok(Some(
+        "the manifest or configuration has the same content in other bytes (order of keys, spaces)"
+            .to_owned(),
+    ))
 }
 
 fn layers(a: &Image, one: &Layer, b: &Image, other: &Layer) -> io::Result<String> {
@@ -74,7 +77,8 @@ fn members(a: &Member, b: &Member) -> Option<String> {
     let differing = fields.into_iter().find(|(_, one, other)| one != other);
     let differing = differing.or_else(|| {
         let key = a.pax.keys().chain(b.pax.keys()).find(|key| a.pax.get(*key) != b.pax.get(*key))?;
-        let value = |member: &Member| member.pax.get(key).map_or("absent".to_owned(), |value| readable(value));
+        let value =
+            |member: &Member| member.pax.get(key).map_or("absent".to_owned(), |value| readable(value));
         Some(("PAX record", format!("{}={}", readable(key), value(a)), value(b)))
     });
     differing.map(|(field, one, other)| format!("entry {}: field {field}: {one} and {other}", a.path()))

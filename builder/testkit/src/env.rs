@@ -229,7 +229,11 @@ impl Drop for Env {
 /// # Panics
 /// When something cannot be copied.
 pub fn copy_tree(from: &Path, to: &Path) {
-    let output =
-        Command::new("cp").args(["-R", "--preserve=mode,links"]).arg(from).arg(to).output().expect("cp should start");
+    let output = Command::new("cp")
+        .args(["-R", "--preserve=mode,links"])
+        .arg(from)
+        .arg(to)
+        .output()
+        .expect("cp should start");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -38,7 +38,10 @@ pub struct Layer {
 #[derive(Debug)]
 enum Place {
     /// An uncompressed tar file, with where in it each member's content is.
-    Archive { path: PathBuf, members: BTreeMap<String, (u64, u64)> },
+    Archive {
+        path: PathBuf,
+        members: BTreeMap<String, (u64, u64)>,
+    },
     Layout(PathBuf),
 }
 
@@ -153,7 +156,8 @@ impl Place {
     fn open(&self, path: &str) -> io::Result<(Box<dyn Read>, u64)> {
         match self {
             Self::Archive { path: archive, members } => {
-                let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{path} is not in the archive"));
+                let missing =
+                    || io::Error::new(io::ErrorKind::NotFound, format!("{path} is not in the archive"));
                 let (offset, size) = *members.get(path).ok_or_else(missing)?;
                 let mut file = File::open(archive)?;
                 file.seek(SeekFrom::Start(offset))?;

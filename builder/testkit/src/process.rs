@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -56,7 +56,11 @@ impl Finished {
     /// With the whole output, when it did anything else.
     #[track_caller]
     pub fn expect_failure(self, code: i32, text: &str) -> Self {
-        assert!(self.ended_in_order() && self.code == Some(code), "should have exited with {code}, but {}", self.summary());
+        assert!(
+            self.ended_in_order() && self.code == Some(code),
+            "should have exited with {code}, but {}",
+            self.summary()
+        );
         self.expect_says(text)
     }
 
@@ -179,11 +183,10 @@ impl Running {
         self.is_over = true;
         let wall = self.started.elapsed();
         let deadline = Instant::now() + AFTERMATH;
-        loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok((stream, line)) => self.keep(stream, &line),
-                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => break,
-            }
+        while let Ok((stream, line)) =
+            self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            self.keep(stream, &line);
         }
         Finished {
             code: if timed_out { None } else { status.code() },

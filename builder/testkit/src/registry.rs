@@ -80,7 +80,8 @@ impl Registry {
         if let Some(why) = crate::missing_program(&["docker-registry"]) {
             return Err(why);
         }
-        let dir = tempfile::Builder::new().prefix("lithify-registry-").tempdir().map_err(|err| err.to_string())?;
+        let dir =
+            tempfile::Builder::new().prefix("lithify-registry-").tempdir().map_err(|err| err.to_string())?;
         let config = dir.path().join("config.yml");
         let mut text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
@@ -128,7 +129,8 @@ fn listening(child: &mut Child) -> Result<String, String> {
             return Err(format!("docker-registry ended:\n{all}"));
         }
         if let Some((_, rest)) = line.split_once("listening on ") {
-            let address: String = rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+            let address: String =
+                rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
             std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
             return Ok(address);
         }
@@ -137,7 +139,12 @@ fn listening(child: &mut Child) -> Result<String, String> {
 }
 
 /// Writes a whole HTTP response without body worth mentioning.
-pub(crate) fn respond(to: &mut impl Write, status: &str, headers: &[(&str, &str)], body: &str) -> std::io::Result<()> {
+pub(crate) fn respond(
+    to: &mut impl Write,
+    status: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> std::io::Result<()> {
     write!(to, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n", body.len())?;
     for (name, value) in headers {
         write!(to, "{name}: {value}\r\n")?;

@@ -141,8 +141,11 @@ impl<R: Read> TarReader<R> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        let sum: u64 =
-            block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
+        let sum: u64 = block
+            .iter()
+            .enumerate()
+            .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) })
+            .sum();
         if sum == number(&block[148..156])? { Ok(Some(block)) } else { Err(broken("wrong header checksum")) }
     }
 
@@ -265,7 +268,10 @@ fn records(mut bytes: &[u8]) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
 }
 
 fn decimal(bytes: &[u8]) -> io::Result<u64> {
-    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).ok_or_else(|| broken("a malformed number"))
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| broken("a malformed number"))
 }
 
 /// A numeric field: octal digits, or base 256 when the first bit is set.

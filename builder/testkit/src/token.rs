@@ -179,7 +179,8 @@ impl Shared {
             self.address,
             scope(&head.path)
         );
-        let headers = [("WWW-Authenticate", challenge.as_str()), ("Docker-Distribution-Api-Version", "registry/2.0")];
+        let headers =
+            [("WWW-Authenticate", challenge.as_str()), ("Docker-Distribution-Api-Version", "registry/2.0")];
         let body = if head.method == "HEAD" { "" } else { r#"{"errors":[{"code":"UNAUTHORIZED"}]}"# };
         respond(client, "401 Unauthorized", &headers, body)?;
         Ok(Some(401))
@@ -214,6 +215,7 @@ impl Shared {
 /// The scope that a request needs, as registries name it.
 fn scope(path: &str) -> String {
     let rest = path.split('?').next().unwrap_or_default().trim_start_matches("/v2/");
-    let end = ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().filter_map(|part| rest.find(part)).min();
+    let end =
+        ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().filter_map(|part| rest.find(part)).min();
     end.map_or_else(String::new, |end| format!("repository:{}:pull,push", &rest[..end]))
 }

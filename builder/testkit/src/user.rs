@@ -126,7 +126,8 @@ impl Drop for PlainUser {
 
 /// Runs a program that edits the account files, one at a time: they fail rather than wait for each other's lock.
 fn accounts(words: &[&str]) -> Result<(), String> {
-    let lock = File::create(std::env::temp_dir().join("lithify-accounts.lock")).map_err(|err| err.to_string())?;
+    let lock =
+        File::create(std::env::temp_dir().join("lithify-accounts.lock")).map_err(|err| err.to_string())?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|err| err.to_string())?;
     let output = Command::new(words[0])
         .args(&words[1..])
@@ -141,5 +142,8 @@ fn accounts(words: &[&str]) -> Result<(), String> {
 
 fn id(flag: &str, name: &str) -> Result<u32, String> {
     let output = Command::new("id").args([flag, name]).output().map_err(|err| err.to_string())?;
-    String::from_utf8_lossy(&output.stdout).trim().parse().map_err(|_| format!("id {flag} {name} said no number"))
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .map_err(|_| format!("id {flag} {name} said no number"))
 }
