@@ -1,0 +1,1 @@
+"""A small application that shows what its image is made of."""
