@@ -1,0 +1,210 @@
+//! Makes single files of a tree.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use lithify_oci::layer::CAPABILITY;
+use lithify_oci::{Content, Device, Digest, DigestWriter, Entry, EntryKind, Timestamp};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::node::{PLACEHOLDER, placeholder};
+use crate::{Error, node};
+
+/// Whether the digest of a file's content is wanted while it is written.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Hash {
+    Yes,
+    No,
+}
+
+/// Makes the file `name`, which must not be there, in `directory`: anything but folders, hard links and whiteouts.
+/// `EEXIST` is told as `None`, since then somebody has to make room first.
+pub(crate) fn make(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    entry: &Entry,
+    content: &mut dyn Content,
+    hash: Hash,
+) -> Result<Option<Made>, Error> {
+    let made = match &entry.kind {
+        EntryKind::File { size_bytes } => file(directory, name, entry, *size_bytes, content, hash),
+        EntryKind::Symlink { target } => {
+            let made = rustix::fs::symlinkat(target.as_slice(), directory, name);
+            made.map_err(Error::of_errno("make", entry)).and_then(|()| finish_by_name(directory, name, entry))
+        }
+        EntryKind::Fifo => {
+            let made = rustix::fs::mkfifoat(directory, name, Mode::RUSR);
+            made.map_err(Error::of_errno("make", entry)).and_then(|()| finish_by_name(directory, name, entry))
+        }
+        EntryKind::CharDevice(number) => device(directory, name, entry, FileType::CharacterDevice, *number),
+        EntryKind::BlockDevice(number) => device(directory, name, entry, FileType::BlockDevice, *number),
+        EntryKind::Directory | EntryKind::HardLink { .. } | EntryKind::Whiteout | EntryKind::Opaque => {
+            return Err(Error::Refused { path: entry.path.clone(), problem: "it is no single file" });
+        }
+    };
+    match made {
+        Ok(made) => Ok(Some(made)),
+        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What was learned while a file was made.
+#[derive(Default)]
+pub(crate) struct Made {
+    /// The digest of its content, where it is a file and one was wanted.
+    pub(crate) digest: Option<Digest>,
+}
+
+impl Error {
+    fn of_errno(action: &'static str, entry: &Entry) -> impl FnOnce(Errno) -> Error {
+        let path = entry.path.clone();
+        move |error| Error::File { action, path, source: error.into() }
+    }
+}
+
+fn file(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    entry: &Entry,
+    size_bytes: u64,
+    content: &mut dyn Content,
+    hash: Hash,
+) -> Result<Made, Error> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(Error::of_errno("make", entry))?;
+    let mut file = File::from(opened);
+    let mut digest = None;
+    if size_bytes > 0 {
+        let mut reader = content.open().map_err(Error::Stream)?;
+        digest = fill(&mut file, &mut *reader, size_bytes, hash).map_err(Error::file("write", &entry.path))?;
+    } else if hash == Hash::Yes {
+        digest = Some(Digest::of([]));
+    }
+    finish(&OwnedFd::from(file), entry)?;
+    Ok(Made { digest })
+}
+
+/// Zeros of at least this length become a hole.
+const HOLE: usize = 64 << 10;
+
+/// Writes the content, and leaves holes where it is zero for long.
+fn fill(file: &mut File, reader: &mut dyn Read, size_bytes: u64, hash: Hash) -> io::Result<Option<Digest>> {
+    let mut hasher = (hash == Hash::Yes).then(|| DigestWriter::new(io::sink()));
+    let mut buffer = vec![0; usize::try_from(size_bytes).unwrap_or(HOLE).min(HOLE)];
+    let mut left = size_bytes;
+    let mut ends_in_hole = false;
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(HOLE).min(HOLE);
+        reader.read_exact(&mut buffer[..want])?;
+        let piece = &buffer[..want];
+        if let Some(hasher) = &mut hasher {
+            hasher.write_all(piece)?;
+        }
+        ends_in_hole = want == HOLE && piece.iter().all(|byte| *byte == 0);
+        if ends_in_hole {
+            file.seek(SeekFrom::Current(HOLE as i64))?;
+        } else {
+            file.write_all(piece)?;
+        }
+        left -= want as u64;
+    }
+    if ends_in_hole {
+        file.set_len(size_bytes)?;
+    }
+    Ok(hasher.map(|hasher| hasher.finish().1))
+}
+
+/// A real device where that is allowed, else a placeholder.
+fn device(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    entry: &Entry,
+    kind: FileType,
+    number: Device,
+) -> Result<Made, Error> {
+    if kind == FileType::CharacterDevice && number == (Device { major: 0, minor: 0 }) {
+        let problem = "the character device 0:0 is overlayfs's mark for a file that is gone";
+        return Err(Error::Refused { path: entry.path.clone(), problem });
+    }
+    let special = rustix::fs::makedev(number.major, number.minor);
+    match rustix::fs::mknodat(directory, name, kind, Mode::RUSR, special) {
+        Ok(()) => finish_by_name(directory, name, entry),
+        Err(Errno::PERM) => {
+            let mut stands_for = entry.clone();
+            stands_for.kind = EntryKind::File { size_bytes: 0 };
+            let text = placeholder(&entry.kind).unwrap_or_default();
+            stands_for.xattrs.insert(PLACEHOLDER.into(), text.into_bytes());
+            file(directory, name, &stands_for, 0, &mut &[][..], Hash::No).map(|_| Made::default())
+        }
+        Err(error) => Err(Error::of_errno("make", entry)(error)),
+    }
+}
+
+/// Gives an open file or folder its owner, mode, attributes and time, in the order in which none undoes another.
+pub(crate) fn finish(file: &OwnedFd, entry: &Entry) -> Result<(), Error> {
+    let owned = rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+    owned.map_err(|error| not_owned(entry, error))?;
+    rustix::fs::fchmod(file, Mode::from(entry.mode)).map_err(Error::of_errno("set the mode of", entry))?;
+    for (name, value) in &entry.xattrs {
+        set_attribute(file.as_fd(), entry, name, value)?;
+    }
+    rustix::fs::futimens(file, &times(entry.modified)).map_err(Error::of_errno("set the time of", entry))
+}
+
+fn finish_by_name(directory: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<Made, Error> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    rustix::fs::chownat(directory, name, Some(uid), Some(gid), flags)
+        .map_err(|error| not_owned(entry, error))?;
+    if !matches!(entry.kind, EntryKind::Symlink { .. }) {
+        rustix::fs::chmodat(directory, name, Mode::from(entry.mode), AtFlags::empty())
+            .map_err(Error::of_errno("set the mode of", entry))?;
+    }
+    rustix::fs::utimensat(directory, name, &times(entry.modified), flags)
+        .map_err(Error::of_errno("set the time of", entry))?;
+    Ok(Made::default())
+}
+
+fn not_owned(entry: &Entry, error: Errno) -> Error {
+    Error::Owner { path: entry.path.clone(), uid: entry.uid, gid: entry.gid, source: error.into() }
+}
+
+/// Sets what a tree carries: `security.capability`, our own mark, and users' attributes, never those that mean something
+/// to overlayfs. A file system that has no place for users' attributes goes without.
+fn set_attribute(file: BorrowedFd<'_>, entry: &Entry, name: &[u8], value: &[u8]) -> Result<(), Error> {
+    let ours = name == PLACEHOLDER.as_bytes();
+    let users = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+    if name != CAPABILITY && !ours && !users {
+        return Ok(());
+    }
+    match rustix::fs::fsetxattr(file, std::ffi::OsStr::from_bytes(name), value, XattrFlags::empty()) {
+        Err(Errno::NOTSUP | Errno::NOSPC | Errno::PERM) if users && !ours => Ok(()),
+        other => other.map_err(Error::of_errno("set an attribute of", entry)),
+    }
+}
+
+/// Both times of a file; the one of access is nobody's business.
+pub(crate) fn times(modified: Timestamp) -> Timestamps {
+    let time = Timespec { tv_sec: modified.seconds, tv_nsec: modified.nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Makes `to` in a folder the same file as the one that was read as `node`: a copy with its metadata.
+pub(crate) fn copy(
+    mut node: node::Node,
+    path: &lithify_oci::TreePath,
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+) -> Result<(), Error> {
+    let mut entry = node.entry.clone();
+    entry.path = path.clone();
+    match make(directory, name, &entry, &mut node, Hash::No)? {
+        Some(_) => Ok(()),
+        None => Err(Error::file("copy", path)(io::ErrorKind::AlreadyExists.into())),
+    }
+}
