@@ -9,6 +9,8 @@ mod transfer;
 
 use lithify_graph::Span;
 
+pub(crate) use duration::format as format_duration;
+
 use crate::diagnostic::Diagnostic;
 use crate::directive;
 use crate::heredoc::{self, Heredoc};

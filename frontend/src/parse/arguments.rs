@@ -5,7 +5,7 @@ use crate::instruction::{ArgDefinition, From, Pair, description};
 use crate::parse::command::{self, Json};
 use crate::parse::keyword::Arguments;
 use crate::source::Word;
-use crate::words::{Rest, is_separator};
+use crate::words::Rest;
 
 /// FROM: `image` or `image AS name`.
 pub(crate) fn from(arguments: &mut Arguments<'_, '_>) -> Option<From> {
@@ -106,7 +106,7 @@ pub(crate) fn pairs(arguments: &mut Arguments<'_, '_>, keyword: &str) -> Option<
 
 fn legacy_pair(arguments: &mut Arguments<'_, '_>, keyword: &str) -> Option<Pair> {
     let (key, value): (Rest<'_>, Rest<'_>) = arguments.rest.split_first();
-    if value.is_empty() && !arguments.rest.text().ends_with(is_separator) {
+    if value.is_empty() {
         return arguments.fail(format!("{keyword} must have two arguments"));
     }
     Some(Pair { key: key.word(), value: value.word(), legacy: true })
