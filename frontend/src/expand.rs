@@ -167,7 +167,9 @@ impl Run<'_> {
             }
             match c {
                 '\'' if self.lexer.quotes != Quotes::Ordinary => piece.text += &self.single_quoted()?,
-                '"' if self.lexer.quotes != Quotes::Ordinary => piece.text += &self.double_quoted(keep_escapes)?,
+                '"' if self.lexer.quotes != Quotes::Ordinary => {
+                    piece.text += &self.double_quoted(keep_escapes)?
+                }
                 '$' => {
                     let value = self.dollar()?;
                     value.chars().for_each(|c| piece.plain(c));
@@ -188,9 +190,10 @@ impl Run<'_> {
         }
         match stop {
             None => Ok(piece),
-            Some(stop) => {
-                self.error(start.saturating_sub(1), format!("unexpected end of statement while looking for matching {stop}"))
-            }
+            Some(stop) => self.error(
+                start.saturating_sub(1),
+                format!("unexpected end of statement while looking for matching {stop}"),
+            ),
         }
     }
 
@@ -230,7 +233,8 @@ impl Run<'_> {
         loop {
             match self.peek() {
                 None => {
-                    return self.error(start, "unexpected end of statement while looking for matching double-quote");
+                    return self
+                        .error(start, "unexpected end of statement while looking for matching double-quote");
                 }
                 Some('"') => {
                     result.extend(self.next().filter(|_| keep_quotes));
@@ -323,13 +327,21 @@ impl Run<'_> {
     fn word(&mut self, start: usize, stop: char, keep_escapes: bool) -> Result<String, ExpandError> {
         match self.until(Some(stop), keep_escapes) {
             Ok(piece) => Ok(piece.text),
-            Err(_) if self.at >= self.text.len() => self.error(start, format!("syntax error: missing '{stop}'")),
+            Err(_) if self.at >= self.text.len() => {
+                self.error(start, format!("syntax error: missing '{stop}'"))
+            }
             Err(error) => Err(error),
         }
     }
 
     /// `${v-w}`, `${v+w}`, `${v?w}`, and with `:` those for which an empty value is no value.
-    fn conditional(&mut self, start: usize, name: &str, c: char, empty_is_unset: bool) -> Result<String, ExpandError> {
+    fn conditional(
+        &mut self,
+        start: usize,
+        name: &str,
+        c: char,
+        empty_is_unset: bool,
+    ) -> Result<String, ExpandError> {
         let word = self.word(start, '}', false)?;
         let value = self.lookup(name);
         if value.is_none() && self.lexer.keep_unset {
@@ -342,7 +354,8 @@ impl Run<'_> {
             ('+', true) => Ok(word),
             ('+', false) => Ok(String::new()),
             ('?', false) => {
-                let default = if value.is_none() { "is not allowed to be unset" } else { "is not allowed to be empty" };
+                let default =
+                    if value.is_none() { "is not allowed to be unset" } else { "is not allowed to be empty" };
                 let text = if word.is_empty() { default } else { &word };
                 self.error(start, format!("{name}: {text}"))
             }
@@ -365,7 +378,9 @@ impl Run<'_> {
             '#' => parsed.without_prefix(&value, longest),
             _ => parsed.without_suffix(&value, longest),
         });
-        parsed.or_else(|problem| self.error(start, format!("invalid pattern ({pattern}) in substitution: {problem}")))
+        parsed.or_else(|problem| {
+            self.error(start, format!("invalid pattern ({pattern}) in substitution: {problem}"))
+        })
     }
 
     /// `${v/p/r}` and `${v//p/r}`.
@@ -384,7 +399,9 @@ impl Run<'_> {
             true => parsed.replace_all(&value, &replacement, MAX_RESULT_BYTES),
             false => parsed.replace_first(&value, &replacement),
         });
-        parsed.or_else(|problem| self.error(start, format!("invalid pattern ({pattern}) in substitution: {problem}")))
+        parsed.or_else(|problem| {
+            self.error(start, format!("invalid pattern ({pattern}) in substitution: {problem}"))
+        })
     }
 
     /// A name: letters, digits and underscores; or only digits; or one of the shell's special parameters.

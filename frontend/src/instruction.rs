@@ -32,7 +32,12 @@ impl Dockerfile {
             match &instruction.kind {
                 Kind::From(from) => {
                     let number = stages.len();
-                    stages.push(Stage { number, instruction, from, body: &self.instructions[index + 1..index + 1] });
+                    stages.push(Stage {
+                        number,
+                        instruction,
+                        from,
+                        body: &self.instructions[index + 1..index + 1],
+                    });
                 }
                 _ => {
                     if let Some(stage) = stages.last_mut() {

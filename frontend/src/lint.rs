@@ -12,6 +12,7 @@ use lithify_graph::Span;
 
 pub use config::InvalidCheck;
 pub(crate) use config::{CheckConfig, from_comments, parse_bool};
+pub(crate) use report::location;
 pub use report::{LintReport, Sarif};
 pub use rules::Rule;
 

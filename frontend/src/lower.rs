@@ -22,6 +22,7 @@ use crate::instruction::Instruction;
 use crate::lint::Linter;
 use crate::lower::stage::State;
 use crate::options::{ImageRequest, ResolvedImage};
+use crate::outline::Collected;
 use crate::resolve::{Origin, Resolver, StageNode, Stages};
 
 /// Lowers stages one after the other.
@@ -35,6 +36,8 @@ pub(crate) struct Lowering<'a> {
     /// By stage; `None` until it is lowered.
     states: Vec<Option<State>>,
     pub(crate) problems: Vec<Diagnostic>,
+    /// What the outline tells of.
+    pub(crate) collected: Collected,
 }
 
 /// The stage and instruction that a step comes from.
@@ -55,6 +58,7 @@ impl<'a> Lowering<'a> {
             images: HashMap::new(),
             states: stages.nodes.iter().map(|_| None).collect(),
             problems: vec![],
+            collected: Collected::default(),
         }
     }
 

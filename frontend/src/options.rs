@@ -68,6 +68,8 @@ impl fmt::Debug for Ignored {
 pub enum NamedContext {
     /// An image: asked for through [`Plan::NeedImages`].
     Image,
+    /// An image in an OCI layout, which stands in for a registry: as `Image`, but a stage of the same name hides it.
+    Layout,
     /// Any tree of files: becomes an `Op::Context` with the context's name.
     Folder,
 }

@@ -66,7 +66,12 @@ impl Pattern {
     }
 
     /// `value` with every match replaced. In the replacement `$0` is the match, as is every other name but empty.
-    pub(crate) fn replace_all(&self, value: &str, replacement: &str, max_bytes: usize) -> Result<String, String> {
+    pub(crate) fn replace_all(
+        &self,
+        value: &str,
+        replacement: &str,
+        max_bytes: usize,
+    ) -> Result<String, String> {
         let chars: Vec<char> = value.chars().collect();
         self.check_size(&chars)?;
         let mut result = String::new();
@@ -159,7 +164,9 @@ impl<'a> Places<'a> {
     fn enter(&mut self, mut place: usize, start: usize) {
         loop {
             match self.seen[place] {
-                (round, index) if round == self.round && self.current.get(index).is_some_and(|it| it.0 == place) => {
+                (round, index)
+                    if round == self.round && self.current.get(index).is_some_and(|it| it.0 == place) =>
+                {
                     self.current[index].1 = self.current[index].1.min(start);
                 }
                 _ => {

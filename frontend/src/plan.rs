@@ -7,8 +7,9 @@ use crate::instruction::Dockerfile;
 use crate::lint::{CheckConfig, LintReport, Linter, Rule, Warning};
 use crate::lower::Lowering;
 use crate::options::{ImageRequest, Options, Plan, ResolvedImage};
+use crate::outline::{self, Outline};
 use crate::parse::parse;
-use crate::resolve::{Resolver, Stages};
+use crate::resolve::Resolver;
 use crate::source::Source;
 
 /// Turns a Dockerfile into the steps that the target needs.
@@ -83,13 +84,12 @@ pub(crate) fn check(
     Err(LintReport::new(source, linter.warnings, in_order(errors).0, error_on_warnings))
 }
 
-/// The stages of a file that has no errors, for the outline.
-pub(crate) fn with_stages<T>(
+/// The outline of the target, or the images that are missing.
+pub(crate) fn with_outline(
     source: &Source,
     options: &Options,
     images: &HashMap<ImageRequest, ResolvedImage>,
-    then: impl FnOnce(&Resolver<'_>, &Stages<'_>) -> T,
-) -> Result<T, Diagnostics> {
+) -> Result<Result<Outline, BTreeSet<ImageRequest>>, Diagnostics> {
     let (dockerfile, mut errors) = parse(source);
     let mut linter = Linter::new(CheckConfig::default());
     let mut resolver = Resolver::new(&dockerfile, options, images);
@@ -98,9 +98,15 @@ pub(crate) fn with_stages<T>(
         false => resolver.stages(false, &mut linter),
     };
     errors.append(&mut resolver.problems);
-    match stages.filter(|_| errors.is_empty()) {
-        Some(stages) => Ok(then(&resolver, &stages)),
-        None => Err(in_order(errors)),
+    let Some(stages) = stages.filter(|_| errors.is_empty()) else { return Err(in_order(errors)) };
+    if !resolver.missing.is_empty() {
+        return Ok(Err(resolver.missing));
+    }
+    let mut lowering = Lowering::new(&resolver, &stages, &mut linter);
+    lowering.graph();
+    match lowering.problems.is_empty() {
+        true => Ok(Ok(outline::assemble(source, &stages, lowering.collected))),
+        false => Err(in_order(lowering.problems)),
     }
 }
 
@@ -132,7 +138,8 @@ fn syntax_note(source: &Source, dockerfile: &Dockerfile) -> Option<Warning> {
     if is_docker || image == "dockerfile.v0" {
         return None;
     }
-    let message = format!("the frontend {image} is not used: the Dockerfile is read by the built-in language");
+    let message =
+        format!("the frontend {image} is not used: the Dockerfile is read by the built-in language");
     let lines = source.lines(directive.span);
     Some(Warning { rule: Rule::SyntaxIgnored, message, span: directive.span, lines })
 }

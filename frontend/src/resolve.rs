@@ -43,6 +43,8 @@ pub(crate) struct StageNode<'a> {
     /// The triggers of the base, which come first.
     pub(crate) triggers: Vec<Cow<'a, Instruction>>,
     pub(crate) needed: bool,
+    /// Global arguments that FROM uses.
+    pub(crate) uses: Vec<String>,
 }
 
 /// The stages of a file with their dependencies.
@@ -68,7 +70,8 @@ impl<'a> Resolver<'a> {
         images: &'a HashMap<ImageRequest, ResolvedImage>,
     ) -> Self {
         let contexts = options.contexts.iter().map(|(name, kind)| {
-            let (plain, platform) = name.split_once("::").map_or((name.as_str(), None), |(n, p)| (n, Some(p)));
+            let (plain, platform) =
+                name.split_once("::").map_or((name.as_str(), None), |(n, p)| (n, Some(p)));
             let plain = plain.parse::<Reference>().map_or(plain.to_owned(), |known| known.familiar());
             let key = platform.map_or(plain.clone(), |platform| format!("{plain}::{platform}"));
             (key, (name.clone(), *kind))
@@ -89,8 +92,12 @@ impl<'a> Resolver<'a> {
         };
         let automatic = globals::automatic(self.options, last.name());
         lint_from::stages(linter, self.dockerfile, &stages, automatic.clone());
-        let globals =
-            globals::globals(self.dockerfile, automatic, |name| self.options.build_arg(name), &mut self.problems);
+        let globals = globals::globals(
+            self.dockerfile,
+            automatic,
+            |name| self.options.build_arg(name),
+            &mut self.problems,
+        );
         let mut nodes: Vec<StageNode<'a>> = vec![];
         for stage in &stages {
             let node = self.stage(*stage, &nodes, &globals, stages.len() == 1, linter);
@@ -109,7 +116,8 @@ impl<'a> Resolver<'a> {
         for instruction in self.dockerfile.global_args() {
             if !matches!(instruction.kind, Kind::Arg(_) | Kind::Invalid) {
                 let name = &instruction.keyword;
-                let message = format!("no build stage in current context: {} must come after FROM", name.text);
+                let message =
+                    format!("no build stage in current context: {} must come after FROM", name.text);
                 self.problems.push(Diagnostic::at(name.span, message));
             }
         }
@@ -123,7 +131,8 @@ impl<'a> Resolver<'a> {
         only: bool,
         linter: &mut Linter,
     ) -> StageNode<'a> {
-        let platform = self.platform(&stage, globals, linter);
+        let mut uses = vec![];
+        let platform = self.platform(&stage, globals, linter, &mut uses);
         let display = match stage.name() {
             _ if only => String::new(),
             Some(name) => name.to_owned(),
@@ -138,9 +147,10 @@ impl<'a> Resolver<'a> {
             replaced: false,
             triggers: vec![],
             needed: false,
+            uses,
         };
-        let name = self.image_name(&stage, globals, linter);
-        if let Some(origin) = stage.name().and_then(|name| self.context(name, &node.platform)) {
+        let name = self.image_name(&stage, globals, linter, &mut node.uses);
+        if let Some(origin) = stage.name().and_then(|name| self.replacement(name, &node.platform)) {
             node.image_name = stage.name().unwrap_or_default().to_owned();
             node.base = origin;
             node.replaced = true;
@@ -171,7 +181,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// The expanded name behind FROM.
-    fn image_name(&mut self, stage: &Stage<'_>, globals: &Globals, linter: &mut Linter) -> Option<String> {
+    fn image_name(
+        &mut self,
+        stage: &Stage<'_>,
+        globals: &Globals,
+        linter: &mut Linter,
+        uses: &mut Vec<String>,
+    ) -> Option<String> {
         let image = &stage.from.image;
         match Lexer::new(self.dockerfile.escape).expand(&image.text, &globals.variables) {
             Ok(expanded) => {
@@ -182,6 +198,7 @@ impl<'a> Resolver<'a> {
                     self.problems.push(suggest_variable(diagnostic, &expanded.unmatched, globals));
                     return None;
                 }
+                uses.extend(expanded.matched);
                 Some(expanded.text)
             }
             Err(error) => {
@@ -191,7 +208,13 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn platform(&mut self, stage: &Stage<'_>, globals: &Globals, linter: &mut Linter) -> Option<Platform> {
+    fn platform(
+        &mut self,
+        stage: &Stage<'_>,
+        globals: &Globals,
+        linter: &mut Linter,
+        uses: &mut Vec<String>,
+    ) -> Option<Platform> {
         let word = stage.from.platform.as_ref().filter(|word| !word.text.is_empty())?;
         let expanded = match Lexer::new(self.dockerfile.escape).expand(&word.text, &globals.variables) {
             Ok(expanded) => expanded,
@@ -202,9 +225,12 @@ impl<'a> Resolver<'a> {
             }
         };
         lint_from::platform(linter, stage, word, &expanded, globals);
+        uses.extend(expanded.matched.iter().cloned());
         let message = match expanded.text.parse::<Platform>() {
             Ok(platform) => return Some(platform),
-            Err(_) if expanded.text.is_empty() => format!("empty platform value from expression {}", word.text),
+            Err(_) if expanded.text.is_empty() => {
+                format!("empty platform value from expression {}", word.text)
+            }
             Err(error) => format!("failed to parse platform {}: {error}", word.text),
         };
         let diagnostic = Diagnostic::at(word.span, message);
@@ -226,17 +252,26 @@ impl<'a> Resolver<'a> {
         found
     }
 
+    /// The named context that takes the place of a stage.
+    fn replacement(&self, name: &str, platform: &Platform) -> Option<Origin> {
+        let (_, kind) = self.given(name, platform)?;
+        if *kind == NamedContext::Layout { None } else { self.context(name, platform) }
+    }
+
     /// The named context of this name, the one for the platform first.
-    fn context(&self, name: &str, platform: &Platform) -> Option<Origin> {
+    fn given(&self, name: &str, platform: &Platform) -> Option<&(String, NamedContext)> {
         if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
             return None;
         }
         let name = name.parse::<Reference>().map_or(name.to_owned(), |known| known.familiar());
-        let (given, kind) =
-            self.contexts.get(&format!("{name}::{platform}")).or_else(|| self.contexts.get(&name))?;
+        self.contexts.get(&format!("{name}::{platform}")).or_else(|| self.contexts.get(&name))
+    }
+
+    fn context(&self, name: &str, platform: &Platform) -> Option<Origin> {
+        let (given, kind) = self.given(name, platform)?;
         Some(match kind {
             NamedContext::Folder => Origin::Folder(given.clone()),
-            NamedContext::Image => Origin::Image(ImageRequest {
+            NamedContext::Image | NamedContext::Layout => Origin::Image(ImageRequest {
                 name: given.clone(),
                 context: Some(given.clone()),
                 platform: platform.clone(),
@@ -246,7 +281,9 @@ impl<'a> Resolver<'a> {
 
     /// The image of this name, and its reference in full.
     fn image(&self, name: &str, platform: &Platform) -> Result<(Origin, String), String> {
-        let reference = name.parse::<Reference>().map_err(|error| format!("failed to parse stage name {name:?}: {error}"))?;
+        let reference = name
+            .parse::<Reference>()
+            .map_err(|error| format!("failed to parse stage name {name:?}: {error}"))?;
         let full = reference.to_string();
         let origin = self.context(&full, platform).unwrap_or_else(|| {
             Origin::Image(ImageRequest { name: full.clone(), context: None, platform: platform.clone() })
@@ -291,9 +328,11 @@ impl<'a> Resolver<'a> {
                     let literal = Lexer::new(self.dockerfile.escape).text(&from.text, &NoVariables);
                     let origin = match literal {
                         Ok(text) if text == from.text => self.origin(&from.text, true, nodes, number),
-                        Ok(_) => Err("variable expansion is not supported for --from, define a new stage with \
+                        Ok(_) => {
+                            Err("variable expansion is not supported for --from, define a new stage with \
                                       FROM using ARG from global scope as a workaround"
-                            .to_owned()),
+                                .to_owned())
+                        }
                         Err(error) => Err(format!("--from: {}", error.message)),
                     };
                     (from.clone(), origin)
@@ -397,10 +436,11 @@ impl<'a> Resolver<'a> {
     fn triggers(&mut self, nodes: &[StageNode<'a>], number: usize) -> Vec<Cow<'a, Instruction>> {
         let texts: Vec<String> = match &nodes[number].base {
             Origin::Stage(base) => {
-                let stored = nodes[*base].stage.body.iter().filter_map(|instruction| match &instruction.kind {
-                    Kind::Onbuild(text) => Some(text.clone()),
-                    _ => None,
-                });
+                let stored =
+                    nodes[*base].stage.body.iter().filter_map(|instruction| match &instruction.kind {
+                        Kind::Onbuild(text) => Some(text.clone()),
+                        _ => None,
+                    });
                 stored.collect()
             }
             Origin::Image(request) if !nodes[number].replaced => {

@@ -11,7 +11,12 @@ use crate::suggest;
 use crate::variables::Variables;
 
 /// The rules that need no values: casing, names, comments, defaults.
-pub(crate) fn stages(linter: &mut Linter, dockerfile: &Dockerfile, stages: &[Stage<'_>], automatic: Variables) {
+pub(crate) fn stages(
+    linter: &mut Linter,
+    dockerfile: &Dockerfile,
+    stages: &[Stage<'_>],
+    automatic: Variables,
+) {
     for instruction in &dockerfile.instructions {
         if instruction.has_blank_continuation {
             linter.report(Rule::NoEmptyContinuation, instruction, "Empty continuation line".into());
@@ -102,12 +107,16 @@ fn case(keyword: &str) -> Case {
 fn keyword_casing(linter: &mut Linter, dockerfile: &Dockerfile) {
     let counted = || dockerfile.instructions.iter().skip_while(|it| !it.is_from());
     let count = |wanted: Case| counted().filter(|it| case(&it.keyword.text) == wanted).count();
-    let (wanted, name) =
-        if count(Case::Lower) > count(Case::Upper) { (Case::Lower, "lowercase") } else { (Case::Upper, "uppercase") };
+    let (wanted, name) = if count(Case::Lower) > count(Case::Upper) {
+        (Case::Lower, "lowercase")
+    } else {
+        (Case::Upper, "uppercase")
+    };
     for instruction in counted() {
         let keyword = &instruction.keyword.text;
         if case(keyword) != wanted {
-            let message = format!("Command '{keyword}' should match the case of the command majority ({name})");
+            let message =
+                format!("Command '{keyword}' should match the case of the command majority ({name})");
             linter.report(Rule::ConsistentInstructionCasing, instruction, message);
         }
     }
@@ -125,14 +134,20 @@ fn default_images(linter: &mut Linter, dockerfile: &Dockerfile, stages: &[Stage<
         let image = &stage.from.image.text;
         let Ok(name) = lexer.text(image, &defaults.variables) else { return };
         if name.parse::<Reference>().is_err() {
-            let message = format!("Default value for ARG {image} results in empty or invalid base image name");
+            let message =
+                format!("Default value for ARG {image} results in empty or invalid base image name");
             linter.report(Rule::InvalidDefaultArgInFrom, stage.instruction, message);
         }
     }
 }
 
 /// FROM uses a variable that no global ARG declares.
-pub(crate) fn undefined(linter: &mut Linter, instruction: &Instruction, unmatched: &[String], globals: &Globals) {
+pub(crate) fn undefined(
+    linter: &mut Linter,
+    instruction: &Instruction,
+    unmatched: &[String],
+    globals: &Globals,
+) {
     for name in unmatched.iter().filter(|name| !globals.declared.contains_key(*name)) {
         let known = globals.variables.names().chain(globals.declared.keys().map(String::as_str));
         let mut message = format!("FROM argument '{name}' is not declared");
@@ -154,8 +169,10 @@ pub(crate) fn platform(
     undefined(linter, stage.instruction, &expanded.unmatched, globals);
     let only_target = expanded.unmatched.is_empty() && expanded.matched == ["TARGETPLATFORM"];
     if only_target && globals.variables.get("TARGETPLATFORM") == Some(&expanded.text) {
-        let message =
-            format!("Setting platform to predefined {} in FROM is redundant as this is the default behavior", word.text);
+        let message = format!(
+            "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
+            word.text
+        );
         linter.report(Rule::RedundantTargetPlatform, stage.instruction, message);
     }
     if !expanded.matched.is_empty() || !expanded.unmatched.is_empty() {

@@ -95,8 +95,10 @@ impl LintReport {
         let warnings = self.warnings.iter().map(|warning| {
             self.sarif_result(warning.rule.name(), "warning", &warning.message, Some(warning.span))
         });
-        let errors =
-            self.errors.iter().map(|error| self.sarif_result("BuildError", "error", &error.to_string(), error.span));
+        let errors = self
+            .errors
+            .iter()
+            .map(|error| self.sarif_result("BuildError", "error", &error.to_string(), error.span));
         let results: Vec<Value> = warnings.chain(errors).collect();
         let driver = json!({
             "name": "lithify",

@@ -144,26 +144,23 @@ impl Rule {
                 "LegacyKeyValueFormat",
                 "Legacy key/value format with whitespace separator should not be used",
             ),
-            Rule::InvalidBaseImagePlatform => (
-                "InvalidBaseImagePlatform",
-                "Base image platform does not match expected target platform",
-            ),
+            Rule::InvalidBaseImagePlatform => {
+                ("InvalidBaseImagePlatform", "Base image platform does not match expected target platform")
+            }
             Rule::RedundantTargetPlatform => (
                 "RedundantTargetPlatform",
                 "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior",
             ),
-            Rule::SecretsUsedInArgOrEnv => (
-                "SecretsUsedInArgOrEnv",
-                "Sensitive data should not be used in the ARG or ENV commands",
-            ),
+            Rule::SecretsUsedInArgOrEnv => {
+                ("SecretsUsedInArgOrEnv", "Sensitive data should not be used in the ARG or ENV commands")
+            }
             Rule::InvalidDefaultArgInFrom => (
                 "InvalidDefaultArgInFrom",
                 "Default value for global ARG results in an empty or invalid base image name",
             ),
-            Rule::FromPlatformFlagConstDisallowed => (
-                "FromPlatformFlagConstDisallowed",
-                "FROM --platform flag should not use a constant value",
-            ),
+            Rule::FromPlatformFlagConstDisallowed => {
+                ("FromPlatformFlagConstDisallowed", "FROM --platform flag should not use a constant value")
+            }
             Rule::CopyIgnoredFile => {
                 ("CopyIgnoredFile", "Attempting to Copy file that is excluded by .dockerignore")
             }

@@ -16,8 +16,9 @@ impl<'a> Lowering<'a> {
     fn pairs(&mut self, work: &Work<'a>, instruction: &Instruction, pairs: &[Pair]) -> Vec<(String, String)> {
         let keyword = &instruction.keyword.text;
         if pairs.iter().any(|pair| pair.legacy) {
-            let message =
-                format!("\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format");
+            let message = format!(
+                "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
+            );
             self.linter.report(Rule::LegacyKeyValueFormat, instruction, message);
         }
         let expanded = pairs.iter().map(|pair| {
@@ -53,7 +54,12 @@ impl<'a> Lowering<'a> {
     }
 
     /// ARG: `--build-arg`, or else the default, or else the global value.
-    pub(crate) fn arg(&mut self, work: &mut Work<'a>, instruction: &Instruction, definitions: &[ArgDefinition]) {
+    pub(crate) fn arg(
+        &mut self,
+        work: &mut Work<'a>,
+        instruction: &Instruction,
+        definitions: &[ArgDefinition],
+    ) {
         let mut texts = vec![];
         for definition in definitions {
             let name = &definition.name.text;
@@ -66,6 +72,14 @@ impl<'a> Lowering<'a> {
                 },
                 (None, None) => self.stages.globals.variables.get(name).map(str::to_owned),
             };
+            let is_global = definition.value.is_none() && self.resolver.options.build_arg(name).is_none();
+            match is_global && value.is_some() {
+                true => self.collected.uses(name),
+                false => {
+                    let description = definition.description.as_deref();
+                    self.collected.arg(name, description, value.as_deref().unwrap_or_default(), instruction);
+                }
+            }
             let is_env = !matches!(name.as_str(), "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE");
             if let Some(value) = value.as_deref().filter(|_| is_env) {
                 work.state.variables.set(name, value);
@@ -78,7 +92,8 @@ impl<'a> Lowering<'a> {
 
     fn check_secret(&mut self, keyword: &str, name: &str, instruction: &Instruction) {
         if text::is_secret(name) {
-            let message = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} {name:?})");
+            let message =
+                format!("Do not use ARG or ENV instructions for sensitive data ({keyword} {name:?})");
             self.linter.report(Rule::SecretsUsedInArgOrEnv, instruction, message);
         }
     }
@@ -94,7 +109,12 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn command_line(&mut self, work: &Work<'a>, instruction: &Instruction, command: &CommandLine) -> Vec<String> {
+    fn command_line(
+        &mut self,
+        work: &Work<'a>,
+        instruction: &Instruction,
+        command: &CommandLine,
+    ) -> Vec<String> {
         let config = &work.state.config;
         if command.json {
             return command.words.clone();
@@ -120,7 +140,12 @@ impl<'a> Lowering<'a> {
     }
 
     /// ENTRYPOINT takes away a CMD that was inherited.
-    pub(crate) fn entrypoint(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, command: &CommandLine) {
+    pub(crate) fn entrypoint(
+        &mut self,
+        work: &mut Work<'a>,
+        instruction: &'a Instruction,
+        command: &CommandLine,
+    ) {
         self.used_once(instruction, work.last_entrypoint.replace(instruction));
         let args = self.command_line(work, instruction, command);
         let text = format!("ENTRYPOINT {}", history::quoted_list(&args));
@@ -132,7 +157,12 @@ impl<'a> Lowering<'a> {
         work.commit(text, Layer::None);
     }
 
-    pub(crate) fn healthcheck(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, check: &Healthcheck) {
+    pub(crate) fn healthcheck(
+        &mut self,
+        work: &mut Work<'a>,
+        instruction: &'a Instruction,
+        check: &Healthcheck,
+    ) {
         self.used_once(instruction, work.last_healthcheck.replace(instruction));
         work.state.config.config.healthcheck = Some(check.clone());
         work.commit(history::healthcheck(check), Layer::None);
@@ -169,7 +199,9 @@ impl<'a> Lowering<'a> {
     pub(crate) fn expose(&mut self, work: &mut Work<'a>, instruction: &Instruction, words: &[Word]) {
         let mut exposed = vec![];
         for word in words {
-            let Some(expanded) = self.expanded(work, instruction, word, &Lexer::new(self.escape())) else { continue };
+            let Some(expanded) = self.expanded(work, instruction, word, &Lexer::new(self.escape())) else {
+                continue;
+            };
             for text in &expanded.words {
                 match ports::parse(text) {
                     Ok(port) => {

@@ -23,7 +23,13 @@ struct Expanded {
 }
 
 impl<'a> Lowering<'a> {
-    pub(crate) fn copy(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, copy: &Copy, triggered: bool) {
+    pub(crate) fn copy(
+        &mut self,
+        work: &mut Work<'a>,
+        instruction: &'a Instruction,
+        copy: &Copy,
+        triggered: bool,
+    ) {
         let Some(expanded) = self.transfer(work, instruction, &copy.transfer) else { return };
         for (source, word) in expanded.sources.iter().zip(&copy.transfer.sources) {
             let problem = match remote::classify(source) {
@@ -34,7 +40,7 @@ impl<'a> Lowering<'a> {
             self.problems.push(Diagnostic::at(word.span, problem).help("use ADD"));
             return;
         }
-        let title = self.title(work, &instruction.code, triggered, Lexer::title(self.escape()));
+        let title = self.title(work, &instruction.code, triggered);
         let place = Place { node: work.node, instruction, title };
         let number = work.node.stage.number;
         let origin = self.resolver.origins(instruction, &self.stages.nodes, number).pop();
@@ -57,14 +63,20 @@ impl<'a> Lowering<'a> {
         self.finish_copy(work, op, text, &place);
     }
 
-    pub(crate) fn add(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, add: &Add, triggered: bool) {
+    pub(crate) fn add(
+        &mut self,
+        work: &mut Work<'a>,
+        instruction: &'a Instruction,
+        add: &Add,
+        triggered: bool,
+    ) {
         let Some(expanded) = self.transfer(work, instruction, &add.transfer) else { return };
         let checksum = match &add.checksum {
             Some(word) => self.word(work, instruction, word).filter(|text| !text.is_empty()),
             None => None,
         };
         let Some(remotes) = self.remotes(&expanded, add, checksum.is_some()) else { return };
-        let title = self.title(work, &instruction.code, triggered, Lexer::title(self.escape()));
+        let title = self.title(work, &instruction.code, triggered);
         let place = Place { node: work.node, instruction, title };
         let mut sources = vec![];
         for (source, kind) in expanded.sources.iter().zip(&remotes) {
@@ -74,7 +86,9 @@ impl<'a> Lowering<'a> {
                     Some(CopySource::Path { from: self.context(None), pattern: source.clone() })
                 }
                 Remote::Http => self.http(source, add, checksum.as_deref(), &work.state.platform, &place),
-                Remote::Git(query) => self.git(source, add, query, checksum.as_deref(), &work.state.platform, &place),
+                Remote::Git(query) => {
+                    self.git(source, add, query, checksum.as_deref(), &work.state.platform, &place)
+                }
             };
             let Some(source) = source else { return };
             sources.push(source);
@@ -106,7 +120,8 @@ impl<'a> Lowering<'a> {
         let mixed = remotes.contains(&Remote::Local) && remotes.contains(&Remote::Http);
         if mixed && add.unpack.is_none() {
             let message = "ADD of files and URLs in one instruction: only the archives among the files would be unpacked";
-            self.problems.push(Diagnostic::at(span, message).help("write one ADD for each, or give --unpack"));
+            self.problems
+                .push(Diagnostic::at(span, message).help("write one ADD for each, or give --unpack"));
             return None;
         }
         if !has_checksum {
@@ -173,7 +188,12 @@ impl<'a> Lowering<'a> {
         Some(CopySource::Path { from: Tree::Of(id), pattern: "/".into() })
     }
 
-    fn transfer(&mut self, work: &Work<'a>, instruction: &Instruction, transfer: &Transfer) -> Option<Expanded> {
+    fn transfer(
+        &mut self,
+        work: &Work<'a>,
+        instruction: &Instruction,
+        transfer: &Transfer,
+    ) -> Option<Expanded> {
         let before = self.problems.len();
         let mut optional = |word: &Option<Word>| {
             let text = word.as_ref().and_then(|word| self.word(work, instruction, word));

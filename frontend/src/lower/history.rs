@@ -73,7 +73,9 @@ fn quote(text: &str) -> String {
 /// Letters, marks, numbers, punctuation, symbols, and the space of ASCII. The standard library has that table only
 /// behind `escape_debug`, which also escapes marks, but not those that follow a letter.
 fn is_printable(c: char) -> bool {
-    c == ' ' || (c.is_ascii() && c.is_ascii_graphic()) || (!c.is_ascii() && format!("a{c}").escape_debug().count() == 2)
+    c == ' '
+        || (c.is_ascii() && c.is_ascii_graphic())
+        || (!c.is_ascii() && format!("a{c}").escape_debug().count() == 2)
 }
 
 /// Go's `%+v` of a health check.

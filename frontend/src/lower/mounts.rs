@@ -13,8 +13,25 @@ use crate::resolve::Origin;
 use crate::source::Word;
 
 const KEYS: [&str; 19] = [
-    "type", "from", "source", "target", "readonly", "id", "sharing", "required", "size", "mode", "uid", "gid", "src",
-    "dst", "destination", "ro", "rw", "readwrite", "env",
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+    "env",
 ];
 const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
 
@@ -38,14 +55,20 @@ struct Settings {
 
 impl<'a> Lowering<'a> {
     /// The mounts of a RUN; `None` when any of them has an error.
-    pub(crate) fn mounts(&mut self, work: &Work<'a>, instruction: &'a Instruction, run: &Run) -> Option<Vec<Mount>> {
+    pub(crate) fn mounts(
+        &mut self,
+        work: &Work<'a>,
+        instruction: &'a Instruction,
+        run: &Run,
+    ) -> Option<Vec<Mount>> {
         let number = work.node.stage.number;
         let origins = self.resolver.origins(instruction, &self.stages.nodes, number);
         let mut mounts = vec![];
         let mut agents = 0;
         let mut failed = false;
         for word in &run.mounts {
-            let origin = origins.iter().find(|(from, _)| from == word).and_then(|(_, origin)| origin.clone().ok());
+            let origin =
+                origins.iter().find(|(from, _)| from == word).and_then(|(_, origin)| origin.clone().ok());
             let mount = self.settings(work, instruction, word).and_then(|settings| {
                 let place = Place { node: work.node, instruction, title: String::new() };
                 self.mount(work, settings, origin, &mut agents, word, &place)
@@ -108,18 +131,29 @@ impl<'a> Lowering<'a> {
         let source = paths::join("/", &settings.source);
         let target = paths::join(cwd, &settings.target);
         let kind = match settings.kind.as_str() {
-            "secret" => return Some(secret(settings, cwd)),
+            "secret" => {
+                let mount = secret(settings, cwd);
+                if let MountKind::Secret { id, required, .. } = &mount.kind {
+                    self.collected.secret(id, *required, place.instruction);
+                }
+                return Some(mount);
+            }
             "ssh" => {
                 let default = format!("/run/buildkit/ssh_agent.{agents}");
                 *agents += 1;
                 let target = if settings.target.is_empty() { default } else { target };
                 let id = if settings.id.is_empty() { "default".into() } else { settings.id };
                 let mode = settings.mode.unwrap_or(0o600);
-                return Some(Mount { target: Some(target), kind: MountKind::Ssh { id, required, mode, uid, gid } });
+                self.collected.ssh(&id, required, place.instruction);
+                return Some(Mount {
+                    target: Some(target),
+                    kind: MountKind::Ssh { id, required, mode, uid, gid },
+                });
             }
             "tmpfs" => MountKind::Tmpfs { size_bytes: settings.size_bytes.filter(|size| *size > 0) },
             "cache" => {
-                let own = if settings.id.is_empty() { paths::clean(&settings.target) } else { settings.id.clone() };
+                let own =
+                    if settings.id.is_empty() { paths::clean(&settings.target) } else { settings.id.clone() };
                 let namespace = self.resolver.options.build_arg("BUILDKIT_CACHE_MOUNT_NS");
                 let id = match namespace.filter(|namespace| !namespace.is_empty()) {
                     Some(namespace) => format!("{namespace}/{own}"),
@@ -187,7 +221,9 @@ impl Settings {
         match key {
             "readonly" | "ro" => self.read_only = Some(switch(value)?),
             "readwrite" | "rw" => self.read_only = Some(!switch(value)?),
-            "required" if matches!(self.kind.as_str(), "secret" | "ssh") => self.required = Some(switch(value)?),
+            "required" if matches!(self.kind.as_str(), "secret" | "ssh") => {
+                self.required = Some(switch(value)?)
+            }
             "required" => return Err(unexpected()),
             _ => {
                 let Some(value) = value else {

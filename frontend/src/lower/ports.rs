@@ -48,7 +48,11 @@ pub(crate) fn parse(text: &str) -> Result<Ports, String> {
     let protocol = match protocol.to_lowercase().as_str() {
         "" => "tcp",
         "tcp" | "udp" | "sctp" => protocol,
-        _ => return Err(format!("invalid port: {text:?}: invalid proto: {protocol} (expected tcp, udp or sctp)")),
+        _ => {
+            return Err(format!(
+                "invalid port: {text:?}: invalid proto: {protocol} (expected tcp, udp or sctp)"
+            ));
+        }
     };
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     if !bare.is_empty() && bare.parse::<IpAddr>().is_err() {

@@ -2,7 +2,7 @@
 
 use lithify_graph::{Exec, InlineFile, Network, Op, Tree};
 
-use crate::expand::{Lexer, Lookup};
+use crate::expand::Lookup;
 use crate::heredoc::{self, Heredoc};
 use crate::instruction::{Instruction, Run};
 use crate::lower::history::{self, Layer};
@@ -22,19 +22,30 @@ struct Command {
 }
 
 impl<'a> Lowering<'a> {
-    pub(crate) fn run(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, run: &Run, triggered: bool) {
+    pub(crate) fn run(
+        &mut self,
+        work: &mut Work<'a>,
+        instruction: &'a Instruction,
+        run: &Run,
+        triggered: bool,
+    ) {
         let Some(command) = self.run_command(instruction, run, &work.state.config.os) else { return };
         let args = match run.command.json {
             true => command.args,
             false => command::with_shell(&work.state.config, command.args.join(" ")),
         };
         let Some(mounts) = self.mounts(work, instruction, run) else { return };
-        let masked = Masked { variables: &work.state.variables.clone(), names: secret_names(&mounts) };
+        let secrets = secret_names(&mounts);
         let code = match command.summary {
             Some(summary) => format!("{} ({summary})", instruction.code),
             None => instruction.code.clone(),
         };
-        let title = self.title_with(work, &code, triggered, Lexer::title(self.escape()), &masked);
+        let title = if secrets.is_empty() {
+            self.title(work, &code, triggered)
+        } else {
+            let masked = Masked { variables: &work.state.variables.clone(), names: secrets };
+            self.title_with(work, &code, triggered, &masked)
+        };
         let options = self.resolver.options;
         let created_by = history::run(&args, &declared(work));
         let op = Op::Exec(Exec {

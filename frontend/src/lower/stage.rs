@@ -140,7 +140,8 @@ impl<'a> Lowering<'a> {
     fn workdir(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, path: &Word, triggered: bool) {
         let Some(path) = self.word(work, instruction, path) else { return };
         if !std::mem::replace(&mut work.state.workdir_set, true) && !path.starts_with('/') {
-            let message = format!("Relative workdir {path:?} can have unexpected results if the base image changes");
+            let message =
+                format!("Relative workdir {path:?} can have unexpected results if the base image changes");
             self.linter.report(Rule::WorkdirRelativePath, instruction, message);
         }
         // What is absolute is stored as it was written, as BuildKit does.
@@ -153,9 +154,13 @@ impl<'a> Lowering<'a> {
         let layer = if work.state.cwd == "/" {
             Layer::None
         } else {
-            let title = self.title(work, &instruction.code, triggered, Lexer::title(self.escape()));
+            let title = self.title(work, &instruction.code, triggered);
             let user = work.state.config.config.user.clone();
-            let op = Op::MakeDirectory(MakeDirectory { base: work.state.tree, path: work.state.cwd.clone(), user });
+            let op = Op::MakeDirectory(MakeDirectory {
+                base: work.state.tree,
+                path: work.state.cwd.clone(),
+                user,
+            });
             let platform = work.state.platform.clone();
             let id = self.push(op, &platform, &Place { node: work.node, instruction, title });
             work.state.tree = Tree::Of(id);
@@ -193,24 +198,30 @@ impl<'a> Lowering<'a> {
     }
 
     /// The title of the next step of a stage.
-    pub(crate) fn title(&self, work: &mut Work<'a>, code: &str, triggered: bool, lexer: Lexer) -> String {
-        self.title_with(work, code, triggered, lexer, &work.state.variables.clone())
+    pub(crate) fn title(&self, work: &mut Work<'a>, code: &str, triggered: bool) -> String {
+        let text = shown(&Lexer::title(self.escape()), code, &work.state.variables);
+        titled(work.node, work.total, &mut work.index, triggered, &text)
     }
 
+    /// The same with other values of variables.
     pub(crate) fn title_with(
         &self,
         work: &mut Work<'a>,
         code: &str,
         triggered: bool,
-        lexer: Lexer,
         variables: &dyn Lookup,
     ) -> String {
-        let text = lexer.text(code, variables).unwrap_or_else(|_| code.to_owned());
-        let text = match text.split_once(' ') {
-            Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
-            None => text.to_uppercase(),
-        };
+        let text = shown(&Lexer::title(self.escape()), code, variables);
         titled(work.node, work.total, &mut work.index, triggered, &text)
+    }
+}
+
+/// A command with the values of its variables and its keyword in upper case.
+fn shown(lexer: &Lexer, code: &str, variables: &dyn Lookup) -> String {
+    let text = lexer.text(code, variables).unwrap_or_else(|_| code.to_owned());
+    match text.split_once(' ') {
+        Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
+        None => text.to_uppercase(),
     }
 }
 
@@ -282,7 +293,8 @@ impl<'a> Work<'a> {
     fn report_undefined(&self, linter: &mut Linter, instruction: &Instruction, unmatched: &[String]) {
         for name in unmatched {
             let declared = self.state.build_args.iter().any(|(known, _)| known == name);
-            if declared || matches!(name.as_str(), "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE") {
+            if declared || matches!(name.as_str(), "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
+            {
                 continue;
             }
             let mut message = format!("Usage of undefined variable '${name}'");

@@ -42,7 +42,8 @@ pub(crate) fn from(arguments: &mut Arguments<'_, '_>) -> Option<From> {
 }
 
 fn is_stage_name(name: &str) -> bool {
-    let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.');
+    let rest =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.');
     name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(rest)
 }
 
@@ -132,7 +133,8 @@ pub(crate) fn volume(arguments: &mut Arguments<'_, '_>) -> Option<Vec<Word>> {
     for word in words {
         let text = word.text.trim().to_owned();
         if text.is_empty() {
-            return arguments.report(Diagnostic::at(word.span, "VOLUME specified can not be an empty string"));
+            return arguments
+                .report(Diagnostic::at(word.span, "VOLUME specified can not be an empty string"));
         }
         volumes.push(Word { text, ..word });
     }

@@ -56,9 +56,11 @@ pub(crate) fn shell(arguments: &mut Arguments<'_, '_>) -> Option<Vec<String>> {
         (true, _) => arguments.fail("SHELL requires at least one argument"),
         (false, true) => Some(command.words),
         (false, false) => {
-            let message = format!("SHELL requires the arguments to be in JSON form, not: {}", arguments.rest.text());
+            let message =
+                format!("SHELL requires the arguments to be in JSON form, not: {}", arguments.rest.text());
             let span = arguments.rest.word().span;
-            arguments.report(Diagnostic::at(span, message).help("write SHELL [\"executable\", \"parameters\"]"))
+            arguments
+                .report(Diagnostic::at(span, message).help("write SHELL [\"executable\", \"parameters\"]"))
         }
     }
 }

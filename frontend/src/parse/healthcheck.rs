@@ -16,7 +16,9 @@ pub(crate) fn healthcheck(arguments: &mut Arguments<'_, '_>) -> Option<Healthche
     let end = text.find(char::is_whitespace).unwrap_or(text.len());
     let (kind, rest) = (arguments.rest.part(0, end), arguments.rest.part(end, text.len()).trim());
     match kind.text().to_ascii_uppercase().as_str() {
-        "NONE" if rest.is_empty() => Some(Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() }),
+        "NONE" if rest.is_empty() => {
+            Some(Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() })
+        }
         "NONE" => arguments.report(Diagnostic::at(rest.word().span, "HEALTHCHECK NONE takes no arguments")),
         "CMD" => {
             arguments.rest = rest;
@@ -58,7 +60,9 @@ fn interval(arguments: &mut Arguments<'_, '_>, flag: &str) -> Option<i64> {
 }
 
 fn retries(arguments: &mut Arguments<'_, '_>) -> Option<i64> {
-    let Some(word) = arguments.flags.value("retries").filter(|word| !word.text.is_empty()) else { return Some(0) };
+    let Some(word) = arguments.flags.value("retries").filter(|word| !word.text.is_empty()) else {
+        return Some(0);
+    };
     match word.text.parse::<i32>() {
         Ok(retries) if retries < 0 => {
             arguments.report(Diagnostic::at(word.span, format!("--retries cannot be negative ({retries})")))

@@ -9,8 +9,24 @@ use crate::suggest;
 use crate::words::Rest;
 
 const KEYWORDS: [&str; 18] = [
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER",
-    "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
 /// The first word of a logical line.
@@ -142,10 +158,12 @@ impl Arguments<'_, '_> {
         let span = trigger.word().span;
         match upper.as_str() {
             "ONBUILD" => {
-                return self.report(Diagnostic::at(span, "chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"));
+                return self
+                    .report(Diagnostic::at(span, "chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"));
             }
             "MAINTAINER" | "FROM" => {
-                return self.report(Diagnostic::at(span, format!("{upper} isn't allowed as an ONBUILD trigger")));
+                return self
+                    .report(Diagnostic::at(span, format!("{upper} isn't allowed as an ONBUILD trigger")));
             }
             _ => {}
         }
