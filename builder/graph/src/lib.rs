@@ -152,6 +152,38 @@ pub struct Http {
     pub checksum: Option<Digest>,
 }
 
+impl Http {
+    /// The name of the file: the last part of the URL's path, decoded; `__unnamed__` where there is none.
+    pub fn file_name(&self) -> String {
+        let url = self.url.split(['?', '#']).next().unwrap_or_default();
+        let path =
+            url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+        let decoded = percent_decoded(path);
+        let name = decoded.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        if matches!(name, "" | "." | "..") { "__unnamed__".to_owned() } else { name.to_owned() }
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = vec![];
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits =
+            after.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// A checkout of a git repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Git {

@@ -1,0 +1,105 @@
+//! The text of a Dockerfile, and where in it things stand.
+
+use lithify_graph::Span;
+
+/// A Dockerfile: its bytes, and the name that diagnostics show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// As shown in diagnostics, such as `Dockerfile`.
+    pub name: String,
+    /// The bytes of the file.
+    pub text: Vec<u8>,
+}
+
+impl Source {
+    /// A source with this name and text.
+    pub fn new(name: impl Into<String>, text: impl Into<Vec<u8>>) -> Self {
+        Source { name: name.into(), text: text.into() }
+    }
+
+    /// The line and column of an offset, both counted from 1; columns count characters.
+    pub fn position(&self, offset: usize) -> Position {
+        let offset = offset.min(self.text.len());
+        let before = &self.text[..offset];
+        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let column = 1 + String::from_utf8_lossy(&before[line_start..]).chars().count();
+        Position { line, column, line_start }
+    }
+
+    /// The first and last line (from 1) that a span touches.
+    pub fn lines(&self, span: Span) -> (usize, usize) {
+        let first = self.position(span.start).line;
+        let last = self.position(span.end.saturating_sub(1).max(span.start)).line;
+        (first, last)
+    }
+
+    /// The text of the line that starts at `line_start`, without its line end.
+    pub(crate) fn line_at(&self, line_start: usize) -> String {
+        let rest = &self.text[line_start..];
+        let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        String::from_utf8_lossy(line).into_owned()
+    }
+}
+
+/// UTF-8's byte order mark, dropped from the start of a file.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A place in a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The offset in bytes of the line's first byte.
+    pub line_start: usize,
+}
+
+/// A piece of text and the place that it was written at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// The text, continuation lines joined.
+    pub text: String,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// A logical line: physical lines joined, with a way back to the source.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Joined {
+    /// The text.
+    pub(crate) text: String,
+    /// `(offset in text, offset in source)` of each physical line's part, ascending.
+    pieces: Vec<(usize, usize)>,
+}
+
+impl Joined {
+    /// Appends a part that stands at `source` in the source. `bytes` should be UTF-8; what is not is replaced.
+    pub(crate) fn push(&mut self, bytes: &[u8], source: usize) {
+        self.pieces.push((self.text.len(), source));
+        self.text.push_str(&String::from_utf8_lossy(bytes));
+    }
+
+    /// Where a range of the text (in bytes) stands in the source.
+    pub(crate) fn span(&self, start: usize, end: usize) -> Span {
+        let first = self.at(start);
+        let last = if end > start { self.at(end - 1) + 1 } else { first };
+        Span { start: first, end: last.max(first) }
+    }
+
+    /// The word in a range of the text.
+    pub(crate) fn word(&self, start: usize, end: usize) -> Word {
+        Word { text: self.text[start..end].to_owned(), span: self.span(start, end) }
+    }
+
+    fn at(&self, offset: usize) -> usize {
+        let index = self.pieces.partition_point(|(text, _)| *text <= offset);
+        match self.pieces.get(index.wrapping_sub(1)) {
+            Some((text, source)) => source + (offset - text),
+            None => 0,
+        }
+    }
+}
