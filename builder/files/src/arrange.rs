@@ -11,6 +11,8 @@ use lithify_linux::tree::Metadata;
 use lithify_oci::{Entry, EntryKind, Timestamp, TreePath};
 use rustix::fs::FileType;
 
+pub(crate) use merge::canonical;
+
 use crate::archive::Archive;
 use crate::chmod::Chmod;
 use crate::dest::Destination;

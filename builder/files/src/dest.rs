@@ -3,9 +3,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::BorrowedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use lithify_linux::tree;
 use lithify_oci::TreePath;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::shown;
@@ -68,6 +71,33 @@ impl Destination {
         }
         Ok(Destination { path, is_directory, existing, missing_ancestors })
     }
+}
+
+/// Of `folders`, paths below the folder `path` of the tree, those that links lead elsewhere, each with where it leads,
+/// also below `path`: an archive is unpacked as if that were the root. For [`crate::archive::Archive::follow`].
+///
+/// # Errors
+/// What cannot be read. Links in a circle and paths through files are left alone; unpacking will find them in its way.
+pub fn links(
+    root: BorrowedFd<'_>,
+    path: &TreePath,
+    folders: &[TreePath],
+) -> Result<Vec<(TreePath, TreePath)>, Error> {
+    let flags = OFlags::DIRECTORY | OFlags::PATH;
+    let folder = match tree::open_beneath(root, path.as_bytes(), flags, Mode::empty()) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(Error::read(path.as_bytes(), error)),
+    };
+    let mut found = vec![];
+    for path in folders {
+        match resolve(folder.as_fd(), path.as_bytes(), &|_, _| true) {
+            Ok(resolved) if resolved.path != *path => found.push((path.clone(), resolved.path)),
+            Ok(_) | Err(Error::NotADirectory { .. } | Error::LinkLoop { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Paths as bytes: names are not always text.

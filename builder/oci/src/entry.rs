@@ -208,6 +208,12 @@ pub trait Content {
     /// # Errors
     /// What opening the file says.
     fn open(&mut self) -> io::Result<Box<dyn Read + '_>>;
+
+    /// Where the bytes start in the stream that they are read from, in bytes from its start, for those who can come back to
+    /// them later. `None` where they do not lie there as they are, or nobody knows.
+    fn position(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The content of every entry that is no regular file.

@@ -281,7 +281,8 @@ impl<R: Read> Reader<R> {
             modified: extension.mtime.unwrap_or(Timestamp { seconds, nanoseconds: 0 }),
             xattrs: extension.xattrs,
         };
-        let mut body = Body { input: (&mut self.input).take(data), map };
+        let position = self.input.position;
+        let mut body = Body { input: (&mut self.input).take(data), map, position };
         if let Some(entry) = match self.names {
             Names::Plain => Some(entry),
             Names::OfLayer => match as_layer_entry(entry) {
@@ -391,9 +392,15 @@ fn padding(length: u64) -> u64 {
 struct Body<R> {
     input: io::Take<R>,
     map: Option<(sparse::Map, u64)>,
+    /// Where it starts in the archive.
+    position: u64,
 }
 
 impl<R: Read> Content for Body<R> {
+    fn position(&self) -> Option<u64> {
+        self.map.is_none().then_some(self.position)
+    }
+
     fn open(&mut self) -> io::Result<Box<dyn Read + '_>> {
         match &self.map {
             Some((map, real_size)) => Ok(Box::new(sparse::Expanded {
