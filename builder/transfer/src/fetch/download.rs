@@ -9,7 +9,7 @@ use reqwest::{Response, StatusCode, Url};
 
 use crate::blob::Writer;
 use crate::credentials::Secret;
-use crate::http::{self, Http, Patience, Trust};
+use crate::http::{self, Call, Http, Patience, Trust};
 use crate::{Error, Progress};
 
 /// What is known of the file from the last time, and how to be let in.
@@ -85,6 +85,8 @@ impl Downloads {
         let parsed = parse(url)?;
         let asked = format!("download {}", shown(&parsed));
         let host = parsed.host_str().unwrap_or_default().to_owned();
+        let is_loopback = http::is_loopback(&parsed);
+        let call = Call { trust: Trust::System, is_loopback, host: &host, asked: &asked, attempts: u32::MAX };
         let mut first = HeaderMap::new();
         let mut set = |name: HeaderName, value: Option<&str>| {
             if let Some(mut value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
@@ -109,7 +111,7 @@ impl Downloads {
                 );
             }
             let build = |client: &reqwest::Client| client.get(parsed.clone()).headers(headers.clone());
-            let mut response = self.http.send(Trust::System, &asked, &host, &build).await?;
+            let mut response = self.http.send(&call, &build).await?;
             match response.status() {
                 StatusCode::NOT_MODIFIED if resumed.is_none() => return Ok(Fetched::NotModified),
                 StatusCode::PARTIAL_CONTENT if resumed.is_some() => {}
@@ -128,7 +130,7 @@ impl Downloads {
             let Err(error) = receive(&mut response, &mut writer, progress).await? else {
                 return finish(&response, &parsed, writer, &asked).await.map(Fetched::File);
             };
-            let error = self.http.unreachable(error, Trust::System, &asked, &host);
+            let error = self.http.unreachable(error, &call);
             match self.http.patience.pause(attempt, None).filter(|_| http::is_transient(&error)) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(error),
@@ -183,8 +185,11 @@ fn parse(url: &str) -> Result<Url, Error> {
 /// The URL without a password.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
+    // A user name without a password is a token more often than not.
     if url.password().is_some() {
         let _ = url.set_password(Some("xxxxx"));
+    } else if !url.username().is_empty() {
+        let _ = url.set_username("xxxxx");
     }
     url.to_string()
 }

@@ -146,9 +146,16 @@ impl Git<'_> {
     async fn run(&self, arguments: &[&str]) -> Result<String, Error> {
         let mut command = Command::new("git");
         // Nothing of the environment may lead git to other repositories, programs or settings.
-        let ours = std::env::vars_os().map(|(name, _)| name);
-        for name in ours.filter(|name| name.to_string_lossy().starts_with("GIT_")) {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("GIT_") && !text.starts_with("GIT_SSL_CA") {
+                command.env_remove(&name);
+            }
+        }
+        // Trust what the rest of this program trusts.
+        if let (Some(bundle), None) = (std::env::var_os("SSL_CERT_FILE"), std::env::var_os("GIT_SSL_CAINFO"))
+        {
+            command.env("GIT_SSL_CAINFO", bundle);
         }
         command
             .args([

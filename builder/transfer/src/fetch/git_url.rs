@@ -242,18 +242,17 @@ fn problem(text: &str, problem: impl Into<String>) -> Error {
     Error::Address { url: hide_password(text), problem: problem.into() }
 }
 
-/// Whatever stands between the user's name and the `@`.
+/// Hides passwords, and for http(s) user names that stand alone: those are tokens more often than not.
 pub(super) fn hide_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    match authority.rsplit_once('@') {
-        Some((login, host)) => {
-            let user = login.split(':').next().unwrap_or_default();
-            let user = if login.contains(':') { format!("{user}:xxxxx") } else { user.to_owned() };
-            format!("{scheme}://{user}@{host}{path}")
-        }
-        None => text.to_owned(),
-    }
+    let Some((login, host)) = authority.rsplit_once('@') else { return text.to_owned() };
+    let login = match login.split_once(':') {
+        Some((user, _)) => format!("{user}:xxxxx"),
+        None if scheme.ends_with("http") || scheme.ends_with("https") => "xxxxx".to_owned(),
+        None => login.to_owned(),
+    };
+    format!("{scheme}://{login}@{host}{path}")
 }
 
 #[cfg(test)]

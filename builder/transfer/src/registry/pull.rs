@@ -82,7 +82,10 @@ impl Client {
         for mut endpoint in self.sources(reference).await? {
             match self.manifest_from(&mut endpoint, reference, declared, blobs, &asked).await {
                 Ok(found) => return Ok(found),
-                Err(error) => failed.push((endpoint, error)),
+                Err(error) => {
+                    self.remember_dead(&endpoint, &error).await;
+                    failed.push((endpoint, error));
+                }
             }
         }
         Err(all_failed(failed))
@@ -111,19 +114,25 @@ impl Client {
             headers: vec![accept(MANIFEST_TYPES)],
             body: Body::Empty,
         };
-        // Asking what a tag stands for is cheap and, on Docker Hub, free; some hosts do not answer it.
-        if reference.digest().is_none()
-            && let Ok(response) = self.send(&request).await
-            && let Some(digest) = content_digest(response.headers())
-            && let Some(bytes) = blob::load(&digest, MAX_MANIFEST_BYTES, blobs)?
-        {
-            return Ok((bytes, content_type(response.headers())));
+        // Asking what a tag stands for is cheap and, on Docker Hub, free; some hosts do not answer it, and none says why.
+        if reference.digest().is_none() {
+            match self.send(&request).await {
+                Ok(response) => {
+                    if let Some(digest) = content_digest(response.headers())
+                        && let Some(bytes) = blob::load(&digest, MAX_MANIFEST_BYTES, blobs)?
+                    {
+                        return Ok((bytes, content_type(response.headers())));
+                    }
+                }
+                Err(error @ (Error::Unreachable { .. } | Error::RateLimited { .. })) => return Err(error),
+                Err(_) => {}
+            }
         }
         request.method = Method::GET;
         let mut response = self.send(&request).await?;
         let body = http::body(&mut response, MAX_MANIFEST_BYTES).await;
         let bytes = body
-            .map_err(|error| self.http.unreachable(error, endpoint.trust, asked, &endpoint.host))?
+            .map_err(|error| self.http.unreachable(error, &endpoint.call(asked)))?
             .ok_or_else(|| Error::malformed(reference.familiar(), "its manifest has more than 4 MiB"))?;
         let what = || format!("the manifest {target} of {}", reference.familiar());
         // Where the registry names the digest of a tag, the bytes must have it too.
@@ -183,6 +192,7 @@ impl Client {
                 }
                 _ => {}
             }
+            self.remember_dead(&endpoint, &error).await;
             failed.push((endpoint, error));
         }
         Err(all_failed(failed))
@@ -253,8 +263,7 @@ impl Client {
         };
         loop {
             let chunk = response.chunk().await;
-            let chunk =
-                chunk.map_err(|error| self.http.unreachable(error, endpoint.trust, asked, &endpoint.host))?;
+            let chunk = chunk.map_err(|error| self.http.unreachable(error, &endpoint.call(asked)))?;
             let Some(mut chunk) = chunk else { break };
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
