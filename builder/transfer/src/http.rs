@@ -1,12 +1,13 @@
 //! HTTP underneath everything: TLS with the system's authorities, timeouts, retries.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_RANGE, HeaderMap, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
 
 use crate::Error;
@@ -52,7 +53,7 @@ impl Patience {
 }
 
 /// Whose certificates are accepted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Trust {
     /// Those signed by the system's authorities.
     System,
@@ -72,6 +73,17 @@ pub(crate) struct Call<'a> {
     pub(crate) asked: &'a str,
     /// How often to try at most.
     pub(crate) attempts: u32,
+    /// Who notices that the server is silent.
+    pub(crate) watch: Watch,
+}
+
+/// Who notices that the server is silent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Watch {
+    /// The client, by [`Patience::silence`].
+    Client,
+    /// The caller: while a long body is sent, a server has nothing to say.
+    Caller,
 }
 
 /// Whether a URL's host is this machine: `localhost`, 127.0.0.0/8 or ::1.
@@ -89,28 +101,23 @@ type Made = (reqwest::Client, bool);
 pub(crate) struct Http {
     user_agent: String,
     pub(crate) patience: Patience,
-    /// By trust, then without and with loopback.
-    clients: [[OnceLock<Made>; 2]; 2],
+    clients: Mutex<BTreeMap<(Trust, bool, Watch), Made>>,
 }
 
 impl Http {
     pub(crate) fn new(user_agent: &str, patience: Patience) -> Self {
-        Http { user_agent: user_agent.into(), patience, clients: Default::default() }
+        Http { user_agent: user_agent.into(), patience, clients: Mutex::default() }
     }
 
-    fn cell(&self, call: &Call<'_>) -> &OnceLock<Made> {
-        let [system, anyone] = &self.clients;
-        let by_place = match call.trust {
-            Trust::System => system,
-            Trust::Anyone => anyone,
-        };
-        &by_place[usize::from(call.is_loopback)]
+    pub(crate) fn client(&self, call: &Call<'_>) -> Result<reqwest::Client, Error> {
+        self.made(call).map(|(client, _)| client)
     }
 
-    pub(crate) fn client(&self, call: &Call<'_>) -> Result<&reqwest::Client, Error> {
-        let cell = self.cell(call);
-        if let Some((client, _)) = cell.get() {
-            return Ok(client);
+    fn made(&self, call: &Call<'_>) -> Result<Made, Error> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (call.trust, call.is_loopback, call.watch);
+        if let Some(made) = clients.get(&key) {
+            return Ok(made.clone());
         }
         // An error means that another part of the program chose a provider before, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -118,9 +125,12 @@ impl Http {
             let builder = reqwest::Client::builder()
                 .user_agent(&self.user_agent)
                 .connect_timeout(self.patience.connect)
-                .read_timeout(self.patience.silence)
                 .tls_danger_accept_invalid_certs(call.trust == Trust::Anyone);
-            if call.is_loopback { builder.no_proxy() } else { builder }
+            let builder = if call.is_loopback { builder.no_proxy() } else { builder };
+            match call.watch {
+                Watch::Client => builder.read_timeout(self.patience.silence),
+                Watch::Caller => builder,
+            }
         };
         // A system without any authorities can still speak plain http; https then fails with its own reason.
         let made = match builder().build() {
@@ -133,11 +143,12 @@ impl Http {
             reason: Reason::Tls,
             source: source.into(),
         })?;
-        Ok(&cell.get_or_init(|| made).0)
+        clients.insert(key, made.clone());
+        Ok(made)
     }
 
     pub(crate) fn unreachable(&self, error: reqwest::Error, call: &Call<'_>) -> Error {
-        let has_authorities = self.cell(call).get().is_none_or(|(_, has)| *has);
+        let has_authorities = self.made(call).is_ok_and(|(_, has)| has);
         let reason = match reason(&error) {
             Reason::Certificate if !has_authorities => Reason::NoAuthorities,
             reason => reason,
@@ -155,7 +166,7 @@ impl Http {
     ) -> Result<Response, Error> {
         let client = self.client(call)?;
         for attempt in 1.. {
-            let (pause, outcome) = match build(client).send().await {
+            let (pause, outcome) = match build(&client).send().await {
                 Ok(response) if passes(response.status()) => {
                     (self.patience.pause(attempt, retry_after(response.headers())), Ok(response))
                 }
@@ -249,6 +260,12 @@ pub(crate) fn http_date(text: &str) -> Option<u64> {
     let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
     (days * 86_400 + hours * 3_600 + minutes * 60 + seconds).checked_sub(719_468 * 86_400)
+}
+
+/// The first byte that an answer to a `Range` request holds.
+pub(crate) fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    text.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }
 
 /// At most `limit_bytes` of a body; `None` where it is longer.

@@ -8,7 +8,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use crate::credentials::Credentials;
 use crate::error::Detail;
-use crate::http::{self, Http, Trust};
+use crate::http::{self, Call, Http, Trust, Watch};
 use crate::{Error, error::Reason};
 
 mod auth;
@@ -80,7 +80,7 @@ struct Request<'a> {
 enum Body<'a> {
     Empty,
     Bytes(&'a [u8]),
-    /// Makes a body anew for each attempt, and cannot be sent again once the registry has seen it.
+    /// Makes a body anew for each attempt. Whoever sends it watches that it gets on.
     Stream(&'a (dyn Fn() -> reqwest::Body + Sync)),
 }
 
@@ -149,7 +149,8 @@ impl Client {
         };
         let call = request.endpoint.call(request.asked);
         if let Body::Stream(_) = request.body {
-            let sent = build(self.http.client(&call)?).send().await;
+            let call = Call { watch: Watch::Caller, ..call };
+            let sent = build(&self.http.client(&call)?).send().await;
             return sent.map_err(|error| self.http.unreachable(error, &call));
         }
         self.http.send(&call, &build).await

@@ -9,7 +9,7 @@ use reqwest::{Response, StatusCode, Url};
 
 use crate::blob::Writer;
 use crate::credentials::Secret;
-use crate::http::{self, Call, Http, Patience, Trust};
+use crate::http::{self, Call, Http, Patience, Trust, Watch};
 use crate::{Error, Progress};
 
 /// What is known of the file from the last time, and how to be let in.
@@ -86,7 +86,14 @@ impl Downloads {
         let asked = format!("download {}", shown(&parsed));
         let host = parsed.host_str().unwrap_or_default().to_owned();
         let is_loopback = http::is_loopback(&parsed);
-        let call = Call { trust: Trust::System, is_loopback, host: &host, asked: &asked, attempts: u32::MAX };
+        let call = Call {
+            trust: Trust::System,
+            is_loopback,
+            host: &host,
+            asked: &asked,
+            attempts: u32::MAX,
+            watch: Watch::Client,
+        };
         let mut first = HeaderMap::new();
         let mut set = |name: HeaderName, value: Option<&str>| {
             if let Some(mut value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
@@ -114,7 +121,9 @@ impl Downloads {
             let mut response = self.http.send(&call, &build).await?;
             match response.status() {
                 StatusCode::NOT_MODIFIED if resumed.is_none() => return Ok(Fetched::NotModified),
-                StatusCode::PARTIAL_CONTENT if resumed.is_some() => {}
+                StatusCode::PARTIAL_CONTENT
+                    if resumed.is_some()
+                        && http::range_start(response.headers()) == Some(writer.written_bytes) => {}
                 status if status.is_success() && status != StatusCode::PARTIAL_CONTENT => {
                     if writer.written_bytes > 0 {
                         progress.rewind(writer.written_bytes);

@@ -74,6 +74,9 @@ fn what_is_damaged_is_refused() {
     assert!(error.contains("index.json"), "{error}");
     std::fs::write(folder.path().join("no.tar"), "nonsense").unwrap();
     assert!(open(&folder.path().join("no.tar"), None, None).is_err());
+    std::fs::write(folder.path().join("no.tar"), zstd::encode_all(b"tar".as_slice(), 1).unwrap()).unwrap();
+    let error = open(&folder.path().join("no.tar"), None, None).unwrap_err().to_string();
+    assert!(error.contains("it is compressed"), "{error}");
     assert!(open(&folder.path().join("nothing"), None, None).is_err());
     let empty = tempfile::tempdir().unwrap();
     let error = open(empty.path(), None, None).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use lithify_oci::Reference;
 use reqwest::Url;
 
 use crate::Error;
-use crate::http::{self, Call, Trust};
+use crate::http::{self, Call, Trust, Watch};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
@@ -72,7 +72,8 @@ impl Endpoint {
     pub(super) fn call<'a>(&'a self, asked: &'a str) -> Call<'a> {
         // There is somebody else to ask when a mirror is slow.
         let attempts = if self.mirror_of.is_some() { 2 } else { u32::MAX };
-        Call { trust: self.trust, is_loopback: self.is_loopback(), host: &self.host, asked, attempts }
+        let (trust, is_loopback) = (self.trust, self.is_loopback());
+        Call { trust, is_loopback, host: &self.host, asked, attempts, watch: Watch::Client }
     }
 
     pub(super) fn is_loopback(&self) -> bool {

@@ -275,6 +275,11 @@ async fn mirrors_come_first_and_failing_ones_are_passed_over() {
     let here = Memory::default();
     pull_all(&with(&[&liar.host]), &name, &here).await.unwrap();
     assert_eq!(here.get(&image.layers[0].digest), Some(layer));
+    // A mirror that nobody answers at is tried once.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let client = with(&[&gone]);
+    pull_all(&client, &name, &Memory::default()).await.unwrap();
+    assert!(client.dead.lock().await.contains(&gone));
     let nowhere = reference(&broken.host, "app");
     let client = Client::new(Config {
         mirrors: [(broken.host.clone(), vec![broken.host.clone()])].into(),
@@ -282,6 +287,35 @@ async fn mirrors_come_first_and_failing_ones_are_passed_over() {
     });
     let error = client.resolve(&nowhere, &amd64(), &Memory::default()).await.unwrap_err().to_string();
     assert!(error.contains("; before that failed mirror "), "{error}");
+}
+
+#[tokio::test]
+async fn a_login_stays_with_its_host() {
+    let blobs = Memory::default();
+    let image = image(&blobs, &[b"layer"]);
+    let (kept, held) = (image.clone(), blobs.clone());
+    let elsewhere = Server::start(move |asked, _| match asked.method.as_str() {
+        "GET" => serve(asked, &kept, &held),
+        _ => Answer::new(201, ""),
+    });
+    let other = elsewhere.host.clone();
+    let server = Server::start(move |asked, _| {
+        let away = format!("http://{other}{}", asked.path);
+        match (asked.header("authorization"), asked.method.as_str()) {
+            (None, _) => Answer::new(401, "").with("www-authenticate", "Basic realm=\"x\""),
+            (_, "GET") => Answer::new(307, "").with("location", away),
+            (_, "HEAD") => Answer::new(404, ""),
+            (_, "POST") => Answer::new(202, "").with("location", away),
+            _ => Answer::new(201, ""),
+        }
+    });
+    let client = with_login(&server.host, "u", "p");
+    let name = reference(&server.host, "app");
+    client.pull_layer(&name, &image.layers[0], &Memory::default(), &()).await.unwrap();
+    client.push(&name, &image, &blobs, &[], &()).await.unwrap();
+    let asked = elsewhere.asked();
+    assert_eq!(asked.len(), 3);
+    assert!(asked.iter().all(|asked| asked.header("authorization").is_none()), "{asked:?}");
 }
 
 #[tokio::test]
