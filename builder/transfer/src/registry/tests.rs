@@ -7,6 +7,7 @@ use lithify_oci::{Descriptor, Digest, Platform, Reference, media_type};
 use super::auth::{Challenge, parse};
 use super::{Client, Config, Patience};
 use crate::credentials::{Credentials, Login, Secret};
+use crate::error::Reason;
 use crate::testing::{Answer, Asked, Counter, Memory, Server, image, noise};
 use crate::{Error, Image};
 
@@ -216,6 +217,22 @@ async fn what_does_not_pass_is_told() {
         "HOST wants a login and there are no credentials for it; run `docker login HOST` or check that the name is right",
     )
     .await;
+}
+
+#[tokio::test]
+async fn silence_is_noticed() {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = std::sync::Mutex::new(ended);
+    let server = Server::start(move |_, _| {
+        let _ = ended.lock().unwrap().recv();
+        Answer::new(200, "")
+    });
+    let patience = Patience { silence: Duration::from_millis(50), ..impatient().patience };
+    let client = Client::new(Config { patience, ..Config::default() });
+    let name = reference(&server.host, "app");
+    let error = client.resolve(&name, &amd64(), &Memory::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { reason: Reason::Timeout, .. }), "{error}");
+    drop(end);
 }
 
 #[tokio::test]
