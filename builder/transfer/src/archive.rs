@@ -26,7 +26,7 @@ enum Member<'a> {
 type Members<'a> = BTreeMap<String, Member<'a>>;
 
 /// Writes an OCI image layout as a tar archive (`type=oci`). Each of `names` is an entry in `index.json`, annotated as
-/// BuildKit does; without names there is one entry.
+/// BuildKit does; without names, or with digests only, there is one entry.
 ///
 /// # Errors
 /// [`Error::Output`], [`Error::Store`], and [`Error::DigestMismatch`] for a blob that was damaged in the store.
@@ -219,17 +219,18 @@ fn index(contents: Contents<'_>, names: &[Reference], before: Option<Index>) -> 
         Contents::Image(image) => &image.manifest,
         Contents::Index(index) => index.index,
     };
-    let named = |name: &Reference| {
+    // A bare digest is no name.
+    let tagged = names.iter().filter_map(|name| Some((name, name.tag()?)));
+    let named = tagged.map(|(name, tag)| {
         let mut descriptor = root.clone();
-        let tag = name.tag().unwrap_or("latest");
         let whole = format!("{}/{}:{tag}", name.registry(), name.repository());
         descriptor.annotations.extend([(IMAGE_NAME.into(), whole), (REF_NAME.into(), tag.to_owned())]);
         descriptor
-    };
-    let entries: Vec<Descriptor> = match names {
-        [] => vec![root.clone()],
-        names => names.iter().map(named).collect(),
-    };
+    });
+    let mut entries: Vec<Descriptor> = named.collect();
+    if entries.is_empty() {
+        entries.push(root.clone());
+    }
     let name = |descriptor: &Descriptor| {
         let of = |key: &str| descriptor.annotations.get(key).cloned();
         of(IMAGE_NAME).or_else(|| of(REF_NAME))

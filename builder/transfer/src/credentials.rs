@@ -125,7 +125,7 @@ impl Credentials {
     pub async fn find(&self, registry: &str, repository: &str) -> Result<Option<Login>, Error> {
         let host = normal(registry);
         if let Some(helper) = self.helpers.get(&host) {
-            return ask_helper(helper, registry).await;
+            return ask_helper(&helper_program(helper, registry)?, registry).await;
         }
         let whole = format!("{host}/{repository}");
         let mut name = whole.as_str();
@@ -139,7 +139,7 @@ impl Credentials {
             }
         }
         match &self.store {
-            Some(store) => ask_helper(store, registry).await,
+            Some(store) => ask_helper(&helper_program(store, registry)?, registry).await,
             None => Ok(None),
         }
     }
@@ -181,8 +181,17 @@ fn normal(name: &str) -> String {
     path.map_or_else(|| host.to_owned(), |path| format!("{host}/{path}"))
 }
 
+fn helper_program(name: &str, registry: &str) -> Result<String, Error> {
+    let program = format!("docker-credential-{name}");
+    if name.contains('/') {
+        let problem = "its name must not contain a slash".into();
+        return Err(Error::CredentialHelper { program, registry: registry.into(), problem });
+    }
+    Ok(program)
+}
+
 /// Runs `docker-credential-NAME get` (docker-credential-helpers, "Development").
-async fn ask_helper(name: &str, registry: &str) -> Result<Option<Login>, Error> {
+async fn ask_helper(program: &str, registry: &str) -> Result<Option<Login>, Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
@@ -191,16 +200,12 @@ async fn ask_helper(name: &str, registry: &str) -> Result<Option<Login>, Error> 
         #[serde(default)]
         secret: String,
     }
-    let program = format!("docker-credential-{name}");
     let failed = |problem: String| Error::CredentialHelper {
-        program: program.clone(),
+        program: program.into(),
         registry: registry.into(),
         problem,
     };
-    if name.contains('/') {
-        return Err(failed("its name must not contain a slash".into()));
-    }
-    let mut child = tokio::process::Command::new(&program)
+    let mut child = tokio::process::Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,11 +1,13 @@
 //! HTTP underneath everything: TLS with the system's authorities, timeouts, retries.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io;
-use std::sync::OnceLock;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_RANGE, HeaderMap, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
 
 use crate::Error;
@@ -51,7 +53,7 @@ impl Patience {
 }
 
 /// Whose certificates are accepted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Trust {
     /// Those signed by the system's authorities.
     System,
@@ -59,91 +61,122 @@ pub(crate) enum Trust {
     Anyone,
 }
 
+/// Who is spoken to, how, and what for.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) trust: Trust,
+    /// Whether the host is this machine, which is never asked for through a proxy.
+    pub(crate) is_loopback: bool,
+    /// For errors.
+    pub(crate) host: &'a str,
+    /// For errors: `get the manifest latest of localhost:5000/app`.
+    pub(crate) asked: &'a str,
+    /// How often to try at most.
+    pub(crate) attempts: u32,
+    /// Who notices that the server is silent.
+    pub(crate) watch: Watch,
+}
+
+/// Who notices that the server is silent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Watch {
+    /// The client, by [`Patience::silence`].
+    Client,
+    /// The caller: while a long body is sent, a server has nothing to say.
+    Caller,
+}
+
+/// Whether a URL's host is this machine: `localhost`, 127.0.0.0/8 or ::1.
+pub(crate) fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// A client, and whether it knows any certificate authority.
+type Made = (reqwest::Client, bool);
+
 /// The HTTP clients, made when they are first needed: loading the system's authorities takes milliseconds that a
 /// cached build must not pay.
 pub(crate) struct Http {
     user_agent: String,
     pub(crate) patience: Patience,
-    system: OnceLock<(reqwest::Client, bool)>,
-    anyone: OnceLock<(reqwest::Client, bool)>,
+    clients: Mutex<BTreeMap<(Trust, bool, Watch), Made>>,
 }
 
 impl Http {
     pub(crate) fn new(user_agent: &str, patience: Patience) -> Self {
-        Http { user_agent: user_agent.into(), patience, system: OnceLock::new(), anyone: OnceLock::new() }
+        Http { user_agent: user_agent.into(), patience, clients: Mutex::default() }
     }
 
-    fn clients(&self, trust: Trust) -> &OnceLock<(reqwest::Client, bool)> {
-        match trust {
-            Trust::System => &self.system,
-            Trust::Anyone => &self.anyone,
-        }
+    pub(crate) fn client(&self, call: &Call<'_>) -> Result<reqwest::Client, Error> {
+        self.made(call).map(|(client, _)| client)
     }
 
-    pub(crate) fn client(&self, trust: Trust, asked: &str, host: &str) -> Result<&reqwest::Client, Error> {
-        let cell = self.clients(trust);
-        if let Some((client, _)) = cell.get() {
-            return Ok(client);
+    fn made(&self, call: &Call<'_>) -> Result<Made, Error> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (call.trust, call.is_loopback, call.watch);
+        if let Some(made) = clients.get(&key) {
+            return Ok(made.clone());
         }
         // An error means that another part of the program chose a provider before, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || {
-            reqwest::Client::builder()
+            let builder = reqwest::Client::builder()
                 .user_agent(&self.user_agent)
                 .connect_timeout(self.patience.connect)
-                .read_timeout(self.patience.silence)
-                .tls_danger_accept_invalid_certs(trust == Trust::Anyone)
+                .tls_danger_accept_invalid_certs(call.trust == Trust::Anyone);
+            let builder = if call.is_loopback { builder.no_proxy() } else { builder };
+            match call.watch {
+                Watch::Client => builder.read_timeout(self.patience.silence),
+                Watch::Caller => builder,
+            }
         };
         // A system without any authorities can still speak plain http; https then fails with its own reason.
-        let built = match builder().build() {
+        let made = match builder().build() {
             Ok(client) => Ok((client, true)),
             Err(_) => builder().tls_certs_only([]).build().map(|client| (client, false)),
         };
-        let client = built.map_err(|source| Error::Unreachable {
-            asked: asked.into(),
-            host: host.into(),
+        let made = made.map_err(|source| Error::Unreachable {
+            asked: call.asked.into(),
+            host: call.host.into(),
             reason: Reason::Tls,
             source: source.into(),
         })?;
-        Ok(&cell.get_or_init(|| client).0)
+        clients.insert(key, made.clone());
+        Ok(made)
     }
 
-    pub(crate) fn unreachable(&self, error: reqwest::Error, trust: Trust, asked: &str, host: &str) -> Error {
-        let has_authorities = self.clients(trust).get().is_none_or(|(_, has)| *has);
+    pub(crate) fn unreachable(&self, error: reqwest::Error, call: &Call<'_>) -> Error {
+        let has_authorities = self.made(call).is_ok_and(|(_, has)| has);
         let reason = match reason(&error) {
             Reason::Certificate if !has_authorities => Reason::NoAuthorities,
             reason => reason,
         };
+        let (asked, host) = (call.asked.into(), call.host.into());
         // URLs of redirects can carry signatures that are as good as passwords.
-        Error::Unreachable {
-            asked: asked.into(),
-            host: host.into(),
-            reason,
-            source: error.without_url().into(),
-        }
+        Error::Unreachable { asked, host, reason, source: error.without_url().into() }
     }
 
     /// Sends a request, again and again while the failure is one that passes. The answer can have any status.
     pub(crate) async fn send(
         &self,
-        trust: Trust,
-        asked: &str,
-        host: &str,
+        call: &Call<'_>,
         build: &(dyn Fn(&reqwest::Client) -> RequestBuilder + Sync),
     ) -> Result<Response, Error> {
-        let client = self.client(trust, asked, host)?;
+        let client = self.client(call)?;
         for attempt in 1.. {
-            let (pause, outcome) = match build(client).send().await {
+            let (pause, outcome) = match build(&client).send().await {
                 Ok(response) if passes(response.status()) => {
                     (self.patience.pause(attempt, retry_after(response.headers())), Ok(response))
                 }
                 Ok(response) => return Ok(response),
                 Err(error) => {
-                    let error = self.unreachable(error, trust, asked, host);
+                    let error = self.unreachable(error, call);
                     (self.patience.pause(attempt, None).filter(|_| is_transient(&error)), Err(error))
                 }
             };
-            match pause {
+            match pause.filter(|_| attempt < call.attempts) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return outcome,
             }
@@ -172,11 +205,7 @@ pub(crate) fn reason(error: &reqwest::Error) -> Reason {
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     let mut found = None;
     while let Some(cause) = next {
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = cause
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
-        match tls {
+        match cause.downcast_ref::<rustls::Error>() {
             Some(rustls::Error::InvalidCertificate(_)) => return Reason::Certificate,
             Some(_) => return Reason::Tls,
             None => {}
@@ -194,7 +223,11 @@ pub(crate) fn reason(error: &reqwest::Error) -> Reason {
         if cause.to_string().contains("dns error") {
             return Reason::Name;
         }
-        next = cause.source();
+        // `source` of an I/O error passes over the error that it wraps.
+        next = match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
     }
     if error.is_timeout() { Reason::Timeout } else { found.unwrap_or(Reason::Broken) }
 }
@@ -227,6 +260,12 @@ pub(crate) fn http_date(text: &str) -> Option<u64> {
     let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
     (days * 86_400 + hours * 3_600 + minutes * 60 + seconds).checked_sub(719_468 * 86_400)
+}
+
+/// The first byte that an answer to a `Range` request holds.
+pub(crate) fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    text.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }
 
 /// At most `limit_bytes` of a body; `None` where it is longer.

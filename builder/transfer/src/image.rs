@@ -33,7 +33,7 @@ impl Image {
     /// [`Error::Malformed`] for anything but an image manifest.
     pub fn from_manifest(bytes: Vec<u8>, what: &str) -> Result<Self, Error> {
         match Document::parse(&bytes, None, what)? {
-            Document::Manifest(media_type, manifest) => Ok(Image::new(&media_type, manifest, bytes)),
+            Document::Manifest(media_type, manifest) => Ok(Image::new(&media_type, *manifest, bytes)),
             Document::Index(..) => {
                 Err(Error::malformed(what, "it is an index, not the manifest of an image"))
             }
@@ -78,7 +78,7 @@ pub enum Contents<'a> {
 
 /// What a tag can stand for.
 pub(crate) enum Document {
-    Manifest(String, Manifest),
+    Manifest(String, Box<Manifest>),
     Index(String, Index),
 }
 
@@ -129,7 +129,10 @@ impl Document {
         if is_index {
             Ok(Document::Index(media_type.into(), serde_json::from_slice(bytes).map_err(invalid)?))
         } else {
-            Ok(Document::Manifest(media_type.into(), serde_json::from_slice(bytes).map_err(invalid)?))
+            Ok(Document::Manifest(
+                media_type.into(),
+                Box::new(serde_json::from_slice(bytes).map_err(invalid)?),
+            ))
         }
     }
 }

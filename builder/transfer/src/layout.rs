@@ -41,7 +41,7 @@ enum Root {
     /// All of `index.json`: its entries are the platforms of one image.
     Whole(Index),
     /// An image as old versions of docker saved it, its manifest made up.
-    Saved(Image),
+    Saved(Box<Image>),
 }
 
 /// Where the files are.
@@ -79,7 +79,7 @@ pub fn open(path: &Path, tag: Option<&str>, digest: Option<Digest>) -> Result<La
                 .map_err(|error| Error::malformed(&name, format!("index.json: {error}")))?;
             select(&place, index, tag, digest, &name)?
         }
-        None => Root::Saved(saved(&mut place, tag, &name)?),
+        None => Root::Saved(Box::new(saved(&mut place, tag, &name)?)),
     };
     Ok(Layout { place, name, root })
 }
@@ -91,7 +91,7 @@ impl Layout {
     /// [`Error::NoPlatform`] with the platforms there are; [`Error::Malformed`], [`Error::DigestMismatch`].
     pub fn resolve(&self, platform: &Platform) -> Result<Image, Error> {
         let (mut at, mut index) = match &self.root {
-            Root::Saved(image) => return Ok(image.clone()),
+            Root::Saved(image) => return Ok(Image::clone(image)),
             Root::Blob(descriptor) => (descriptor.clone(), None),
             Root::Whole(index) => (image::choose(index, platform, &self.name)?.clone(), None),
         };
@@ -99,7 +99,7 @@ impl Layout {
             let bytes = self.place.manifest(&at, &self.name)?;
             match Document::parse(&bytes, Some(&at.media_type), &self.name)? {
                 Document::Manifest(media_type, manifest) => {
-                    let mut image = Image { index, ..Image::new(&media_type, manifest, bytes) };
+                    let mut image = Image { index, ..Image::new(&media_type, *manifest, bytes) };
                     image.manifest.platform = at.platform;
                     return Ok(image);
                 }
@@ -202,6 +202,19 @@ fn read_small(reader: impl Read, what: &str) -> Result<Vec<u8>, Error> {
 fn scan(path: &Path) -> Result<Place, Error> {
     let failed = |source| Error::File { doing: "read the archive", path: path.into(), source };
     let file = File::open(path).map_err(failed)?;
+    let mut magic = [0; 4];
+    let is_compressed = (&file).read_exact(&mut magic).is_ok()
+        && matches!(
+            magic,
+            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [0xfd, b'7', b'z', b'X'] | [b'B', b'Z', b'h', _]
+        );
+    if is_compressed {
+        return Err(Error::malformed(
+            path.display().to_string(),
+            "it is compressed; unpack it to a plain tar first",
+        ));
+    }
+    (&file).rewind().map_err(failed)?;
     let mut members = BTreeMap::new();
     let mut archive = tar::Archive::new(file);
     for entry in archive.entries_with_seek().map_err(failed)? {

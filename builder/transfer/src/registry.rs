@@ -8,7 +8,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use crate::credentials::Credentials;
 use crate::error::Detail;
-use crate::http::{self, Http, Trust};
+use crate::http::{self, Call, Http, Trust, Watch};
 use crate::{Error, error::Reason};
 
 mod auth;
@@ -59,6 +59,8 @@ pub struct Client {
     http: Http,
     auth: Auth,
     schemes: tokio::sync::Mutex<BTreeMap<String, Scheme>>,
+    /// Mirrors that nobody answers at, which need not be tried for each layer.
+    dead: tokio::sync::Mutex<BTreeSet<String>>,
 }
 
 /// One request to a registry.
@@ -78,7 +80,7 @@ struct Request<'a> {
 enum Body<'a> {
     Empty,
     Bytes(&'a [u8]),
-    /// Makes a body anew for each attempt, and cannot be sent again once the registry has seen it.
+    /// Makes a body anew for each attempt. Whoever sends it watches that it gets on.
     Stream(&'a (dyn Fn() -> reqwest::Body + Sync)),
 }
 
@@ -89,12 +91,12 @@ impl Client {
             http: Http::new(&config.user_agent, config.patience.clone()),
             auth: Auth::default(),
             schemes: tokio::sync::Mutex::new(BTreeMap::new()),
+            dead: tokio::sync::Mutex::new(BTreeSet::new()),
             config,
         }
     }
 
-    /// Sends a request with the login that its host wants. The answer is a success or 404-free of surprises: every
-    /// status below 400 is returned, every other is an error.
+    /// Sends a request with the login that its host wants. Every status below 400 is returned, every other is an error.
     async fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
         let mut response = self.send_any(request).await?;
         if response.status().as_u16() < 400 {
@@ -145,13 +147,13 @@ impl Client {
                 Body::Stream(make) => builder.body(make()),
             }
         };
-        let (trust, host) = (request.endpoint.trust, request.endpoint.host.as_str());
+        let call = request.endpoint.call(request.asked);
         if let Body::Stream(_) = request.body {
-            let client = self.http.client(trust, request.asked, host)?;
-            let sent = build(client).send().await;
-            return sent.map_err(|error| self.http.unreachable(error, trust, request.asked, host));
+            let call = Call { watch: Watch::Caller, ..call };
+            let sent = build(&self.http.client(&call)?).send().await;
+            return sent.map_err(|error| self.http.unreachable(error, &call));
         }
-        self.http.send(trust, request.asked, host, &build).await
+        self.http.send(&call, &build).await
     }
 
     /// The error that a refusing answer stands for.
@@ -198,12 +200,22 @@ impl Client {
     /// The registry itself, last, and before it its mirrors.
     async fn sources(&self, reference: &Reference) -> Result<Vec<Endpoint>, Error> {
         let mirrors = self.config.mirrors.get(reference.registry());
+        let dead = self.dead.lock().await;
         let mut endpoints = vec![];
         for mirror in mirrors.into_iter().flatten() {
-            endpoints.push(Endpoint::mirror(mirror, reference)?);
+            let endpoint = Endpoint::mirror(mirror, reference)?;
+            if !dead.contains(&endpoint.host) {
+                endpoints.push(endpoint);
+            }
         }
         endpoints.push(Endpoint::registry(reference)?);
         Ok(endpoints)
+    }
+
+    async fn remember_dead(&self, endpoint: &Endpoint, error: &Error) {
+        if let (Some(_), Error::Unreachable { .. }) = (&endpoint.mirror_of, error) {
+            self.dead.lock().await.insert(endpoint.host.clone());
+        }
     }
 
     /// Finds out whether the host speaks TLS where it need not, and sets scheme and trust accordingly.
@@ -217,7 +229,7 @@ impl Client {
         let scheme = match schemes.get(&endpoint.host) {
             Some(scheme) => *scheme,
             None => {
-                let client = self.http.client(endpoint.trust, asked, &endpoint.host)?;
+                let client = self.http.client(&endpoint.call(asked))?;
                 let found =
                     match client.get(endpoint.api("")).send().await.map_err(|error| http::reason(&error)) {
                         Ok(_) | Err(Reason::Certificate | Reason::NoAuthorities) => Scheme::Https,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +24,11 @@ impl Memory {
         let digest = Digest::of(&bytes);
         self.0.lock().unwrap().insert(digest, bytes);
         digest
+    }
+
+    /// Damages the store.
+    pub(crate) fn put_under(&self, digest: Digest, bytes: impl Into<Vec<u8>>) {
+        self.0.lock().unwrap().insert(digest, bytes.into());
     }
 
     pub(crate) fn get(&self, digest: &Digest) -> Option<Vec<u8>> {
@@ -269,7 +274,7 @@ pub(crate) fn skipped(test: &str, why: &str) {
 pub(crate) struct Registry {
     child: Child,
     pub(crate) host: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// The login of a registry that wants one.
@@ -278,25 +283,35 @@ pub(crate) const USER: &str = "mason";
 pub(crate) const PASSWORD: &str = "lime:and/sand";
 
 impl Registry {
-    /// `None`, and a word about it, where the program is not installed.
-    pub(crate) fn start(test: &str, with_login: bool) -> Option<Self> {
+    /// `None`, and a word about it, where a program is not installed.
+    pub(crate) fn start(test: &str, access: Access) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = format!("127.0.0.1:{port}");
-        let mut config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: {host:?}}}\n",
-            folder.path().join("data").display().to_string()
-        );
-        if with_login {
-            let file = folder.path().join("htpasswd");
-            let made = Command::new("htpasswd").args(["-Bbc", file.to_str()?, USER, PASSWORD]).output();
-            if !made.is_ok_and(|output| output.status.success()) {
-                skipped(test, "htpasswd is not installed (apache2-utils)");
-                return None;
+        let (mut tls, mut auth) = (String::new(), String::new());
+        match access {
+            Access::Open => {}
+            Access::Password => {
+                if !ran("htpasswd", &["-Bbc", &at("htpasswd"), USER, PASSWORD]) {
+                    skipped(test, "htpasswd is not installed (apache2-utils)");
+                    return None;
+                }
+                auth = format!("auth: {{htpasswd: {{realm: test, path: {:?}}}}}\n", at("htpasswd"));
             }
-            config +=
-                &format!("auth: {{htpasswd: {{realm: test, path: {:?}}}}}\n", file.display().to_string());
+            Access::Tls => {
+                if !make_certificate(&at) {
+                    skipped(test, "openssl is not installed");
+                    return None;
+                }
+                tls = format!(", tls: {{certificate: {:?}, key: {:?}}}", at("leaf.pem"), at("leaf.key"));
+            }
         }
+        let config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: {host:?}{tls}}}\n{auth}",
+            at("data")
+        );
         let file = folder.path().join("config.yml");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new("docker-registry");
@@ -305,13 +320,46 @@ impl Registry {
             skipped(test, "docker-registry is not installed");
             return None;
         };
-        let mut registry = Registry { child, host, _folder: folder };
+        let mut registry = Registry { child, host, folder };
         while TcpStream::connect(&registry.host).is_err() {
             assert!(registry.child.try_wait().unwrap().is_none(), "docker-registry ended at once");
             std::thread::yield_now();
         }
         Some(registry)
     }
+
+    /// The certificate of the authority that signed the registry's.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+}
+
+/// How a registry is entered.
+pub(crate) enum Access {
+    /// By anyone, over plain http.
+    Open,
+    /// With [`USER`] and [`PASSWORD`], over plain http.
+    Password,
+    /// By anyone, over https.
+    Tls,
+}
+
+fn ran(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+/// An authority, and a certificate of it for 127.0.0.1.
+fn make_certificate(at: &dyn Fn(&str) -> String) -> bool {
+    const CONFIG: &str = "[req]\ndistinguished_name=dn\nprompt=no\n[dn]\nCN=lithify test\n\
+        [ca]\nbasicConstraints=critical,CA:TRUE\n[leaf]\nbasicConstraints=critical,CA:FALSE\nsubjectAltName=IP:127.0.0.1\n";
+    std::fs::write(at("openssl.cnf"), CONFIG).unwrap();
+    let make = |name: &str, more: &[&str]| {
+        let (config, key, out) = (at("openssl.cnf"), at(&format!("{name}.key")), at(&format!("{name}.pem")));
+        let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650"];
+        let files = ["-config", &config, "-extensions", name, "-keyout", &key, "-out", &out];
+        ran("openssl", &[&["req", "-x509"], curve.as_slice(), &files, more].concat())
+    };
+    make("ca", &[]) && make("leaf", &["-CA", &at("ca.pem"), "-CAkey", &at("ca.key")])
 }
 
 impl Drop for Registry {

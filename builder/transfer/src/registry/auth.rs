@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use super::endpoint::Endpoint;
 use crate::Error;
 use crate::credentials::{Credentials, Login};
-use crate::http::{self, Http};
+use crate::http::{self, Call, Http};
 
 /// How long a token lives when its issuer does not say (token specification, "expires_in").
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
@@ -178,7 +178,8 @@ impl Session<'_> {
             (None, Some(header)) => client.get(url.clone()).header(AUTHORIZATION, header),
             (None, None) => client.get(url.clone()),
         };
-        let mut response = self.http.send(endpoint.trust, asked, &host, &build).await?;
+        let call = Call { is_loopback: http::is_loopback(&url), host: &host, ..endpoint.call(asked) };
+        let mut response = self.http.send(&call, &build).await?;
         let status = response.status().as_u16();
         if status >= 300 {
             let detail = http::detail(&mut response).await;

@@ -1,12 +1,10 @@
 //! Where the repositories of a registry are reached.
 
-use std::net::IpAddr;
-
 use lithify_oci::Reference;
 use reqwest::Url;
 
 use crate::Error;
-use crate::http::Trust;
+use crate::http::{self, Call, Trust, Watch};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
@@ -70,11 +68,16 @@ impl Endpoint {
         })
     }
 
-    /// Whether the host is this machine: `localhost`, 127.0.0.0/8 or ::1.
+    /// A call to this host.
+    pub(super) fn call<'a>(&'a self, asked: &'a str) -> Call<'a> {
+        // There is somebody else to ask when a mirror is slow.
+        let attempts = if self.mirror_of.is_some() { 2 } else { u32::MAX };
+        let (trust, is_loopback) = (self.trust, self.is_loopback());
+        Call { trust, is_loopback, host: &self.host, asked, attempts, watch: Watch::Client }
+    }
+
     pub(super) fn is_loopback(&self) -> bool {
-        let host = self.base.host_str().unwrap_or_default();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        http::is_loopback(&self.base)
     }
 
     pub(super) fn set_scheme(&mut self, scheme: Scheme) {

@@ -1,7 +1,7 @@
 //! From a registry into the store.
 
 use lithify_oci::{Blobs, Descriptor, Digest, Platform, Reference, media_type};
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
 use super::endpoint::Endpoint;
@@ -41,7 +41,7 @@ impl Client {
                 declared.as_ref().map(|descriptor| descriptor.media_type.clone()).or(content_type);
             match Document::parse(&bytes, declared_type.as_deref(), &name)? {
                 Document::Manifest(media_type, manifest) => {
-                    let mut image = Image { index, ..Image::new(&media_type, manifest, bytes) };
+                    let mut image = Image { index, ..Image::new(&media_type, *manifest, bytes) };
                     image.manifest.platform = declared.and_then(|descriptor| descriptor.platform);
                     self.config(reference, &image, blobs).await?;
                     return Ok(image);
@@ -82,7 +82,10 @@ impl Client {
         for mut endpoint in self.sources(reference).await? {
             match self.manifest_from(&mut endpoint, reference, declared, blobs, &asked).await {
                 Ok(found) => return Ok(found),
-                Err(error) => failed.push((endpoint, error)),
+                Err(error) => {
+                    self.remember_dead(&endpoint, &error).await;
+                    failed.push((endpoint, error));
+                }
             }
         }
         Err(all_failed(failed))
@@ -111,19 +114,25 @@ impl Client {
             headers: vec![accept(MANIFEST_TYPES)],
             body: Body::Empty,
         };
-        // Asking what a tag stands for is cheap and, on Docker Hub, free; some hosts do not answer it.
-        if reference.digest().is_none()
-            && let Ok(response) = self.send(&request).await
-            && let Some(digest) = content_digest(response.headers())
-            && let Some(bytes) = blob::load(&digest, MAX_MANIFEST_BYTES, blobs)?
-        {
-            return Ok((bytes, content_type(response.headers())));
+        // Asking what a tag stands for is cheap and, on Docker Hub, free; some hosts do not answer it, and none says why.
+        if reference.digest().is_none() {
+            match self.send(&request).await {
+                Ok(response) => {
+                    if let Some(digest) = content_digest(response.headers())
+                        && let Some(bytes) = blob::load(&digest, MAX_MANIFEST_BYTES, blobs)?
+                    {
+                        return Ok((bytes, content_type(response.headers())));
+                    }
+                }
+                Err(error @ (Error::Unreachable { .. } | Error::RateLimited { .. })) => return Err(error),
+                Err(_) => {}
+            }
         }
         request.method = Method::GET;
         let mut response = self.send(&request).await?;
         let body = http::body(&mut response, MAX_MANIFEST_BYTES).await;
         let bytes = body
-            .map_err(|error| self.http.unreachable(error, endpoint.trust, asked, &endpoint.host))?
+            .map_err(|error| self.http.unreachable(error, &endpoint.call(asked)))?
             .ok_or_else(|| Error::malformed(reference.familiar(), "its manifest has more than 4 MiB"))?;
         let what = || format!("the manifest {target} of {}", reference.familiar());
         // Where the registry names the digest of a tag, the bytes must have it too.
@@ -159,30 +168,40 @@ impl Client {
         let asked = format!("get the blob {} of {}", layer.digest, repository_name(reference));
         let what = format!("the blob {} of {}", layer.digest, repository_name(reference));
         let mut failed = vec![];
-        let mut writer = Writer::create(blobs)?;
+        let mut partial: Option<Writer> = None;
         for mut endpoint in self.sources(reference).await? {
             let error = loop {
+                let mut writer = match partial.take() {
+                    Some(writer) => writer,
+                    None => Writer::create(blobs)?,
+                };
                 let inherited_bytes = writer.written_bytes;
-                let fetched = self.blob_from(&mut endpoint, layer, &mut writer, progress, &asked).await;
-                let outcome = match fetched {
-                    Ok(()) => commit(&mut writer, layer, blobs, progress, &what).await,
-                    Err(error) => Err(error),
+                let outcome = match self.blob_from(&mut endpoint, layer, &mut writer, progress, &asked).await
+                {
+                    Ok(()) => writer.commit(Some(layer.digest), &what).await.map(|_| ()),
+                    Err(error) => {
+                        partial = Some(writer);
+                        Err(error)
+                    }
                 };
                 match outcome {
                     Ok(()) => return Ok(()),
                     // The bytes that another source began with may have been the wrong ones.
-                    Err(Error::DigestMismatch { .. }) if inherited_bytes > 0 => {}
+                    Err(Error::DigestMismatch { .. }) if inherited_bytes > 0 => {
+                        progress.rewind(layer.size_bytes)
+                    }
                     Err(error) => break error,
                 }
             };
             match error {
                 Error::Store { .. } => return Err(error),
+                Error::DigestMismatch { .. } => progress.rewind(layer.size_bytes),
                 Error::SizeMismatch { .. } => {
-                    progress.rewind(writer.written_bytes);
-                    writer = Writer::create(blobs)?;
+                    progress.rewind(partial.take().map_or(0, |writer| writer.written_bytes));
                 }
                 _ => {}
             }
+            self.remember_dead(&endpoint, &error).await;
             failed.push((endpoint, error));
         }
         Err(all_failed(failed))
@@ -243,7 +262,11 @@ impl Client {
     ) -> Result<(), Error> {
         // A server that ignores the range starts over; what we have is skipped.
         let mut skip = match response.status() {
-            StatusCode::PARTIAL_CONTENT if range_start(response.headers()) == Some(writer.written_bytes) => 0,
+            StatusCode::PARTIAL_CONTENT
+                if http::range_start(response.headers()) == Some(writer.written_bytes) =>
+            {
+                0
+            }
             StatusCode::OK => writer.written_bytes,
             status => {
                 let problem =
@@ -253,8 +276,7 @@ impl Client {
         };
         loop {
             let chunk = response.chunk().await;
-            let chunk =
-                chunk.map_err(|error| self.http.unreachable(error, endpoint.trust, asked, &endpoint.host))?;
+            let chunk = chunk.map_err(|error| self.http.unreachable(error, &endpoint.call(asked)))?;
             let Some(mut chunk) = chunk else { break };
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
@@ -274,27 +296,6 @@ impl Client {
         }
         Ok(())
     }
-}
-
-/// Makes what was written visible, or starts over with an empty writer.
-async fn commit(
-    writer: &mut Writer,
-    layer: &Descriptor,
-    blobs: &dyn Blobs,
-    progress: &dyn Progress,
-    what: &str,
-) -> Result<(), Error> {
-    let whole = std::mem::replace(writer, Writer::create(blobs)?);
-    let outcome = whole.commit(Some(layer.digest), what).await;
-    if outcome.is_err() {
-        progress.rewind(layer.size_bytes);
-    }
-    outcome.map(|_| ())
-}
-
-fn range_start(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
-    text.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }
 
 pub(super) fn content_digest(headers: &HeaderMap) -> Option<Digest> {

@@ -1,6 +1,8 @@
 //! From the store to a registry.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use lithify_oci::{Blobs, Descriptor, Digest, Reference};
@@ -14,6 +16,7 @@ use super::endpoint::Endpoint;
 use super::pull::{content_digest, repository_name};
 use super::{Body, Client, Request, scope};
 use crate::blob;
+use crate::error::Reason;
 use crate::http;
 use crate::image::{Image, ImageIndex, is_foreign};
 use crate::{Error, Progress};
@@ -22,6 +25,9 @@ const OCTETS: &str = "application/octet-stream";
 
 /// The size of the pieces that a blob is sent in where the registry takes none whole.
 const PIECE_BYTES: u64 = 16 << 20;
+
+/// How long a registry may take to look at a blob that it has got: some move it to another place first.
+const DIGESTING: Duration = Duration::from_secs(600);
 
 /// One push: where to, and from what.
 struct Push<'a> {
@@ -298,7 +304,7 @@ impl Push<'_> {
         let length = range.end - range.start;
         let make = || match self.blobs.open(&blob.digest) {
             Ok(reader) => {
-                let part = std::io::Read::take(reader, range.end);
+                let part = io::Read::take(reader, range.end);
                 reqwest::Body::wrap_stream(blob::stream(Box::new(part), range.start, sent.clone()))
             }
             Err(error) => {
@@ -317,21 +323,34 @@ impl Push<'_> {
         }
         let sending = self.client.send(&request);
         tokio::pin!(sending);
-        loop {
+        let mut taken_bytes = 0;
+        let outcome = loop {
+            let silence = if taken_bytes < length { self.client.config.patience.silence } else { DIGESTING };
             tokio::select! {
                 Some(count) = counts.recv() => {
                     self.progress.advance(count);
-                    *sent_bytes += count;
+                    taken_bytes += count;
                 }
-                outcome = &mut sending => {
-                    while let Ok(count) = counts.try_recv() {
-                        self.progress.advance(count);
-                        *sent_bytes += count;
-                    }
-                    return outcome;
-                }
+                outcome = &mut sending => break outcome,
+                () = tokio::time::sleep(silence) => break Err(Error::Unreachable {
+                    asked: asked.into(),
+                    host: self.endpoint.host.clone(),
+                    reason: Reason::Timeout,
+                    source: Box::new(io::Error::from(io::ErrorKind::TimedOut)),
+                }),
             }
+        };
+        while let Ok(count) = counts.try_recv() {
+            self.progress.advance(count);
+            taken_bytes += count;
         }
+        // After a new login a body is sent twice.
+        if outcome.is_ok() {
+            self.progress.rewind(taken_bytes.saturating_sub(length));
+            taken_bytes = taken_bytes.min(length);
+        }
+        *sent_bytes += taken_bytes;
+        outcome
     }
 
     fn finished(&self, response: &Response, blob: &Descriptor) -> Result<(), Error> {

@@ -1,19 +1,17 @@
-//! Against a real registry, and against a server that misbehaves on purpose.
+//! Against a server that misbehaves on purpose; [`real`] has those against a real registry.
 
-use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Duration;
 
-use lithify_oci::manifest::canonical_json;
-use lithify_oci::{Descriptor, Digest, Index, Platform, Reference, media_type};
+use lithify_oci::{Descriptor, Digest, Platform, Reference, media_type};
 
 use super::auth::{Challenge, parse};
 use super::{Client, Config, Patience};
 use crate::credentials::{Credentials, Login, Secret};
-use crate::testing::{
-    Answer, Asked, Counter, Memory, PASSWORD, Registry, Server, USER, image, noise, skipped,
-};
-use crate::{Error, Image, ImageIndex};
+use crate::error::Reason;
+use crate::testing::{Answer, Asked, Counter, Memory, Server, image, noise};
+use crate::{Error, Image};
+
+mod real;
 
 fn impatient() -> Config {
     let patience = Patience { first_pause: Duration::from_millis(1), attempts: 3, ..Patience::default() };
@@ -43,108 +41,6 @@ async fn pull_all(client: &Client, from: &Reference, into: &Memory) -> Result<Im
         client.pull_layer(from, layer, into, &()).await?;
     }
     Ok(image)
-}
-
-#[tokio::test]
-async fn a_real_registry_gives_back_what_it_got() {
-    let Some(registry) = Registry::start("a_real_registry_gives_back_what_it_got", true) else { return };
-    let client = with_login(&registry.host, USER, PASSWORD);
-    let blobs = Memory::default();
-    let (large, small) = (noise(5 << 20, 1), b"small".to_vec());
-    let pushed = image(&blobs, &[&large, &small, b""]);
-    let name = reference(&registry.host, "some/app:v1");
-    let progress = Counter::default();
-    let digest = client.push(&name, &pushed, &blobs, &[], &progress).await.unwrap();
-    assert_eq!(digest, pushed.manifest.digest);
-    let size = pushed.config.size_bytes + (large.len() + small.len()) as u64;
-    assert_eq!(progress.total(), size);
-
-    for name in [name.clone(), reference(&registry.host, &format!("some/app@{digest}"))] {
-        let here = Memory::default();
-        let pulled = pull_all(&client, &name, &here).await.unwrap();
-        assert_eq!(pulled, pushed);
-        for blob in pushed.layers.iter().chain([&pushed.config, &pushed.manifest]) {
-            assert_eq!(here.get(&blob.digest), blobs.get(&blob.digest));
-        }
-    }
-    // A second push sends nothing, a push beside it mounts.
-    let progress = Counter::default();
-    client.push(&name, &pushed, &Memory::default(), &[], &progress).await.unwrap();
-    assert_eq!(progress.total(), size);
-    let other = reference(&registry.host, "other:v1");
-    client.push(&other, &pushed, &Memory::default(), std::slice::from_ref(&name), &()).await.unwrap();
-    assert_eq!(client.resolve(&other, &amd64(), &Memory::default()).await.unwrap(), pushed);
-
-    let skopeo = Command::new("skopeo")
-        .args(["inspect", "--tls-verify=false", "--creds", &format!("{USER}:{PASSWORD}")])
-        .arg(format!("docker://{name}"))
-        .output();
-    match skopeo {
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stdout);
-            let error = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && text.contains(&digest.to_string()), "{text}{error}");
-        }
-        Err(_) => skipped("skopeo reads the pushed image", "skopeo is not installed"),
-    }
-}
-
-#[tokio::test]
-async fn a_real_registry_keeps_several_platforms_under_one_name() {
-    let Some(registry) = Registry::start("a_real_registry_keeps_several_platforms", false) else { return };
-    let blobs = Memory::default();
-    let mut images = vec![];
-    for (architecture, layer) in [("amd64", b"one"), ("arm64", b"two")] {
-        let mut image = image(&blobs, &[layer]);
-        image.manifest.platform = Some(Platform::new("linux", architecture));
-        images.push(image);
-    }
-    let index = Index {
-        schema_version: 2,
-        media_type: Some(media_type::INDEX.into()),
-        manifests: images.iter().map(|image| image.manifest.clone()).collect(),
-        annotations: BTreeMap::new(),
-        extra: BTreeMap::new(),
-    };
-    let bytes = canonical_json(&index);
-    let descriptor = Descriptor::new(media_type::INDEX, Digest::of(&bytes), bytes.len() as u64);
-    let name = reference(&registry.host, "app");
-    let whole = ImageIndex { index: &descriptor, bytes: &bytes, images: &images };
-    let digest = client().push_index(&name, whole, &blobs, &[], &()).await.unwrap();
-    assert_eq!(digest, descriptor.digest);
-    let here = Memory::default();
-    let arm64 = client().resolve(&name, &Platform::new("linux", "arm64"), &here).await.unwrap();
-    assert_eq!((arm64.manifest, arm64.index), (images[1].manifest.clone(), Some(descriptor)));
-    let error = client().resolve(&name, &Platform::new("linux", "s390x"), &here).await.unwrap_err();
-    let text = format!("{}/app has no image for linux/s390x; it has linux/amd64, linux/arm64", registry.host);
-    assert_eq!(error.to_string(), text);
-}
-
-#[tokio::test]
-async fn a_real_registry_refuses_with_reasons() {
-    let Some(registry) = Registry::start("a_real_registry_refuses_with_reasons", true) else { return };
-    let host = &registry.host;
-    let name = reference(host, "app:v1");
-    let (blobs, here) = (Memory::default(), Memory::default());
-    let image = image(&blobs, &[b"layer"]);
-    let error = client().resolve(&name, &amd64(), &here).await.unwrap_err();
-    assert!(matches!(error, Error::NoCredentials { .. }), "{error}");
-    assert!(error.to_string().contains(&format!("get the manifest v1 of {host}/app")), "{error}");
-    let wrong = with_login(host, USER, "guessed");
-    for error in [
-        wrong.resolve(&name, &amd64(), &here).await.unwrap_err(),
-        wrong.push(&name, &image, &blobs, &[], &()).await.unwrap_err(),
-    ] {
-        assert!(matches!(error, Error::BadCredentials { .. }), "{error}");
-        assert!(!format!("{error:?}").contains("guessed"), "{error:?}");
-    }
-    let right = with_login(host, USER, PASSWORD);
-    let error = right.resolve(&name, &amd64(), &here).await.unwrap_err();
-    assert!(matches!(error, Error::NotFound { missing: "no such tag", .. }), "{error}");
-    let gone = reference(host, "app");
-    drop(registry);
-    let error = client().resolve(&gone, &amd64(), &here).await.unwrap_err();
-    assert!(error.to_string().contains("the connection was refused"), "{error}");
 }
 
 /// A registry that holds one image, before its misbehaviour.
@@ -297,7 +193,7 @@ async fn what_does_not_pass_is_told() {
     };
     check(
         || Answer::new(429, "slow down").with("retry-after", 900),
-        "HOST allows no more requests for now (for 900 s): slow down; log in, wait, or use a mirror",
+        "HOST allows no more requests for now (for 900 s); log in, wait, or use a mirror",
     )
     .await;
     check(|| Answer::new(502, "<html>nonsense</html>"), "HOST answered 502").await;
@@ -321,6 +217,22 @@ async fn what_does_not_pass_is_told() {
         "HOST wants a login and there are no credentials for it; run `docker login HOST` or check that the name is right",
     )
     .await;
+}
+
+#[tokio::test]
+async fn silence_is_noticed() {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = std::sync::Mutex::new(ended);
+    let server = Server::start(move |_, _| {
+        let _ = ended.lock().unwrap().recv();
+        Answer::new(200, "")
+    });
+    let patience = Patience { silence: Duration::from_millis(50), ..impatient().patience };
+    let client = Client::new(Config { patience, ..Config::default() });
+    let name = reference(&server.host, "app");
+    let error = client.resolve(&name, &amd64(), &Memory::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { reason: Reason::Timeout, .. }), "{error}");
+    drop(end);
 }
 
 #[tokio::test]
@@ -380,6 +292,11 @@ async fn mirrors_come_first_and_failing_ones_are_passed_over() {
     let here = Memory::default();
     pull_all(&with(&[&liar.host]), &name, &here).await.unwrap();
     assert_eq!(here.get(&image.layers[0].digest), Some(layer));
+    // A mirror that nobody answers at is tried once.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let client = with(&[&gone]);
+    pull_all(&client, &name, &Memory::default()).await.unwrap();
+    assert!(client.dead.lock().await.contains(&gone));
     let nowhere = reference(&broken.host, "app");
     let client = Client::new(Config {
         mirrors: [(broken.host.clone(), vec![broken.host.clone()])].into(),
@@ -387,6 +304,35 @@ async fn mirrors_come_first_and_failing_ones_are_passed_over() {
     });
     let error = client.resolve(&nowhere, &amd64(), &Memory::default()).await.unwrap_err().to_string();
     assert!(error.contains("; before that failed mirror "), "{error}");
+}
+
+#[tokio::test]
+async fn a_login_stays_with_its_host() {
+    let blobs = Memory::default();
+    let image = image(&blobs, &[b"layer"]);
+    let (kept, held) = (image.clone(), blobs.clone());
+    let elsewhere = Server::start(move |asked, _| match asked.method.as_str() {
+        "GET" => serve(asked, &kept, &held),
+        _ => Answer::new(201, ""),
+    });
+    let other = elsewhere.host.clone();
+    let server = Server::start(move |asked, _| {
+        let away = format!("http://{other}{}", asked.path);
+        match (asked.header("authorization"), asked.method.as_str()) {
+            (None, _) => Answer::new(401, "").with("www-authenticate", "Basic realm=\"x\""),
+            (_, "GET") => Answer::new(307, "").with("location", away),
+            (_, "HEAD") => Answer::new(404, ""),
+            (_, "POST") => Answer::new(202, "").with("location", away),
+            _ => Answer::new(201, ""),
+        }
+    });
+    let client = with_login(&server.host, "u", "p");
+    let name = reference(&server.host, "app");
+    client.pull_layer(&name, &image.layers[0], &Memory::default(), &()).await.unwrap();
+    client.push(&name, &image, &blobs, &[], &()).await.unwrap();
+    let asked = elsewhere.asked();
+    assert_eq!(asked.len(), 3);
+    assert!(asked.iter().all(|asked| asked.header("authorization").is_none()), "{asked:?}");
 }
 
 #[tokio::test]
