@@ -37,6 +37,9 @@ const FINE_MARGIN: Duration = Duration::from_millis(100);
 /// The same where it seems to count in seconds (FAT in two).
 const COARSE_MARGIN: Duration = Duration::from_secs(2);
 
+/// How many entries that nobody asked for are kept in any case.
+const SPARE: usize = if cfg!(test) { 5 } else { 100_000 };
+
 /// What a stat tells of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileFacts {
@@ -138,7 +141,8 @@ impl ContextIndex {
     }
 
     /// Writes the index, if there is anything new. Of two processes that do so at once, the last one's stays whole.
-    /// Files that nobody asked for are forgotten when they become the majority.
+    /// Files that nobody asked for may belong to another Dockerfile of the same context; they are forgotten when they
+    /// become far too many.
     ///
     /// # Errors
     /// A store that cannot be written.
@@ -147,7 +151,7 @@ impl ContextIndex {
             return Ok(());
         }
         let asked = self.asked.iter().filter(|asked| asked.load(Ordering::Relaxed)).count();
-        let keep_all = self.paths.len() - asked <= asked + self.inserted.len();
+        let keep_all = self.paths.len() - asked <= SPARE + 4 * (asked + self.inserted.len());
         let old = (0..self.paths.len()).filter(|at| keep_all || self.asked[*at].load(Ordering::Relaxed));
         let mut entries: Vec<(&[u8], &[u8; FACTS_BYTES])> = old
             .map(|at| (&self.bytes[self.paths[at].clone()], self.facts_at(at)))

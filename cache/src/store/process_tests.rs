@@ -1,0 +1,201 @@
+//! Tests with real processes: this test binary, started again.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use lithify_oci::{Descriptor, Reference, media_type};
+
+use super::tests::{keep, key, layer, put, store};
+use super::*;
+
+/// What a child does, and in which store.
+const ROLE: &str = "LITHIFY_CACHE_TEST_ROLE";
+const ROOT: &str = "LITHIFY_CACHE_TEST_ROOT";
+
+fn start(role: &str, store: &Store) -> (Child, impl Iterator<Item = String> + use<>) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "store::process_tests::child", "--nocapture"]);
+    let mut child = command.env(ROLE, role).env(ROOT, store.root()).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    // The test harness says a few words of its own.
+    (child, lines.filter_map(|line| line.strip_prefix("child: ").map(str::to_owned)))
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Not a test, but what the children of the other tests do.
+#[test]
+fn child() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let store = Store::open(Path::new(&std::env::var(ROOT).unwrap())).unwrap();
+    match role.as_str() {
+        "half a blob" => {
+            use std::io::Write;
+            let mut new = store.create_file().unwrap();
+            new.write_all(b"half").unwrap();
+            println!("\nchild: written");
+            std::thread::park();
+        }
+        "hold a lock" => {
+            let _lock = store.lock_step(&key("step")).unwrap();
+            println!("\nchild: locked");
+            std::thread::park();
+        }
+        "use a layer" => {
+            assert!(store.lookup(&key("used")).unwrap().is_some());
+            println!("\nchild: used");
+            std::thread::park();
+        }
+        "build forever" => {
+            println!("\nchild: building");
+            for round in 0.. {
+                build(&store, round);
+            }
+        }
+        "build some" => {
+            (0..20).for_each(|round| build(&store, round));
+            println!("\nchild: done");
+        }
+        other => panic!("unknown role {other}"),
+    }
+}
+
+/// What a build does to a store, many times.
+fn build(store: &Store, round: u32) {
+    let name = format!("step {}", round % 10);
+    let mut lock = store.lock_step(&key(&name)).unwrap();
+    lock.wait().unwrap();
+    if store.lookup(&key(&name)).unwrap().is_none() {
+        let blob = layer(store, name.repeat(5000).as_bytes());
+        keep(store, &name, Some(blob), &[("env A", &name)]);
+    }
+    drop(lock);
+    let manifest = put(store, name.as_bytes());
+    let reference: Reference = format!("image:{}", round % 3).parse().unwrap();
+    store.tag_image(&reference, &Descriptor::new(media_type::MANIFEST, manifest, 6)).unwrap();
+    store.mark_used().unwrap();
+}
+
+#[test]
+fn a_killed_writer_leaves_nothing_visible_and_its_leftovers_go() {
+    let (_folder, store) = store();
+    let files = |name: &str| fs::read_dir(store.root().join(name)).unwrap().count();
+    let (child, mut lines) = start("half a blob", &store);
+    assert_eq!(lines.next().as_deref(), Some("written"));
+    // While it lives, nobody takes its file.
+    drop(Store::open(store.root()).unwrap().create_file().unwrap());
+    assert_eq!((files("tmp"), files("blobs/sha256")), (1, 0));
+    kill(child);
+    drop(Store::open(store.root()).unwrap().create_file().unwrap());
+    assert_eq!((files("tmp"), files("blobs/sha256")), (0, 0));
+}
+
+#[test]
+fn a_waiter_takes_over_when_the_owner_dies() {
+    let (_folder, store) = store();
+    let (child, mut lines) = start("hold a lock", &store);
+    assert_eq!(lines.next().as_deref(), Some("locked"));
+    let mut lock = store.lock_step(&key("step")).unwrap();
+    assert!(!lock.is_held() && !lock.try_now().unwrap());
+    assert_eq!(lock.waiting_for(), Some(child.id()));
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| lock.wait());
+        kill(child);
+        waiter.join().unwrap().unwrap();
+    });
+    assert!(lock.is_held());
+}
+
+#[test]
+fn prune_leaves_alone_what_another_process_uses() {
+    let (_folder, store) = store();
+    let (used, unused) = (layer(&store, b"used"), layer(&store, b"unused"));
+    keep(&store, "used", Some(used), &[]);
+    keep(&store, "unused", Some(unused), &[]);
+    let root = store.root().to_owned();
+    let (child, mut lines) = start("use a layer", &store);
+    assert_eq!(lines.next().as_deref(), Some("used"));
+    drop(store);
+    let all = PrunePolicy { unused_for: Some(Duration::ZERO), keep_bytes: None };
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.prune(&all).unwrap().records, 1);
+    assert_eq!([used, unused].map(|digest| store.blob_path(&digest).exists()), [true, false]);
+    kill(child);
+    assert_eq!(store.prune(&all).unwrap().blobs, 1);
+    assert!(!store.blob_path(&used).exists());
+}
+
+#[test]
+fn many_processes_share_one_new_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("store");
+    let children: Vec<_> = (0..8)
+        .map(|_| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "store::process_tests::child"]);
+            command.env(ROLE, "build some").env(ROOT, &root).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.usage().unwrap().records, 10);
+    assert_eq!(store.images().unwrap().len(), 3);
+}
+
+#[test]
+fn killed_at_any_instant_the_store_is_sound() {
+    let (_folder, store) = store();
+    for round in 0..20 {
+        let (child, mut lines) = start("build forever", &store);
+        assert_eq!(lines.next().as_deref(), Some("building"));
+        // A little work of our own, of a different length each time, in place of a random pause.
+        (0..round % 7).for_each(|step| build(&store, step));
+        kill(child);
+        let damaged = |problem: &Problem| !matches!(problem, Problem::MissingBlob { .. });
+        assert_eq!(store.verify().unwrap().into_iter().find(damaged), None);
+    }
+    let fresh = Store::open(store.root()).unwrap();
+    for step in 0..6 {
+        assert!(fresh.lookup(&key(&format!("step {step}"))).unwrap().is_some(), "step {step} was finished");
+    }
+}
+
+#[test]
+fn other_tools_read_the_store() {
+    let name = "other_tools_read_the_store";
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        assert!(std::env::var_os("LITHIFY_REQUIRE_ALL").is_none(), "{name} needs skopeo");
+        eprintln!("SKIPPED {name}: skopeo is not installed");
+        return;
+    }
+    let (_folder, store) = store();
+    let blob = put(&store, &[0; 1024]);
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{blob}"]}}}}"#
+    );
+    let config_digest = put(&store, config.as_bytes());
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{config_digest}","size":{}}},"layers":[{{"mediaType":"{}","digest":"{blob}","size":1024}}]}}"#,
+        media_type::MANIFEST,
+        media_type::CONFIG,
+        config.len(),
+        media_type::LAYER,
+    );
+    let digest = put(&store, manifest.as_bytes());
+    let reference: Reference = "hello:1".parse().unwrap();
+    store
+        .tag_image(&reference, &Descriptor::new(media_type::MANIFEST, digest, manifest.len() as u64))
+        .unwrap();
+    let location = format!("oci:{}:{reference}", store.root().display());
+    let output = Command::new("skopeo").args(["inspect", &location]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains(&digest.to_string()) && text.contains(&blob.to_string()), "{text}");
+}
