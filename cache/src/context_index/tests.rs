@@ -47,7 +47,8 @@ fn any_changed_fact_means_reading_again() {
     let (_folder, store) = store();
     remember(&store, &[(b"a", facts())]);
     let index = load(&store, "/context");
-    let cases: [(&str, fn(&mut FileFacts)); 7] = [
+    type Change = (&'static str, fn(&mut FileFacts));
+    let cases: [Change; 7] = [
         ("replaced by rename", |f| f.inode += 1),
         ("another file system", |f| f.device += 1),
         ("size", |f| f.size_bytes += 1),

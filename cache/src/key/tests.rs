@@ -82,13 +82,16 @@ fn run() -> Run {
     }
 }
 
+/// A name, and a change of what a key is made of.
+type Change<T> = (&'static str, fn(&mut T));
+
 /// Both directions for a list of changes: each of `matters` gives a new key, different from all others; none of
 /// `does_not_matter` does.
 fn check<T: Clone>(
     original: &T,
     key: impl Fn(&T) -> Keyed,
-    matters: &[(&str, fn(&mut T))],
-    does_not_matter: &[(&str, fn(&mut T))],
+    matters: &[Change<T>],
+    does_not_matter: &[Change<T>],
 ) {
     let changed = |change: fn(&mut T)| {
         let mut copy = original.clone();
@@ -399,7 +402,7 @@ fn what_flags_replace_does_not_count() {
     let mut parents = copying();
     (parents.copy.parents, parents.copy.mode, parents.copy.owner) =
         (true, Some("755".into()), Some("1".into()));
-    let changes: [(&str, fn(&mut Copying)); 2] =
+    let changes: [Change<Copying>; 2] =
         [("a mode", |c| c.files[1].0.mode = 0o700), ("an owner", |c| c.files[1].0.uid = 5)];
     check(&parents, Copying::key, &changes, &[]);
     let mut link = copying();

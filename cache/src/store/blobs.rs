@@ -233,7 +233,7 @@ impl NewFile {
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.file.write(bytes).map_err(|error| Error::at(&self.path)(error).into())
     }
 
     fn flush(&mut self) -> io::Result<()> {

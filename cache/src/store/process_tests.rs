@@ -59,6 +59,7 @@ fn child() {
             (0..20).for_each(|round| build(&store, round));
             println!("\nchild: done");
         }
+        "fill the disk" => fill(&store),
         other => panic!("unknown role {other}"),
     }
 }
@@ -72,6 +73,10 @@ fn build(store: &Store, round: u32) {
         let blob = layer(store, name.repeat(5000).as_bytes());
         keep(store, &name, Some(blob), &[("env A", &name)]);
     }
+    // Found or made, it stays while this process lives, whoever prunes.
+    let record = store.lookup(&key(&name)).unwrap().expect("what was made just now is found");
+    store.open_blob(&record.layer.unwrap()).unwrap();
+    assert!(store.blob_path(&record.layer.unwrap()).exists());
     drop(lock);
     let manifest = put(store, name.as_bytes());
     let reference: Reference = format!("image:{}", round % 3).parse().unwrap();
@@ -132,21 +137,87 @@ fn prune_leaves_alone_what_another_process_uses() {
 fn many_processes_share_one_new_store() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store");
-    let children: Vec<_> = (0..8)
-        .map(|_| {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", "store::process_tests::child"]);
-            command.env(ROLE, "build some").env(ROOT, &root).stdout(Stdio::piped()).stderr(Stdio::piped());
-            command.spawn().unwrap()
-        })
-        .collect();
-    for child in children {
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    }
+    builders(&root, 8).into_iter().for_each(succeeds);
     let store = Store::open(&root).unwrap();
     assert_eq!(store.usage().unwrap().records, 10);
     assert_eq!(store.images().unwrap().len(), 3);
+}
+
+/// Processes that build the same few steps at once.
+fn builders(root: &Path, count: usize) -> Vec<Child> {
+    let start = |_| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "store::process_tests::child"]);
+        command.env(ROLE, "build some").env(ROOT, root).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    (0..count).map(start).collect()
+}
+
+fn succeeds(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn prune_runs_beside_builds() {
+    let (_folder, store) = store();
+    let mut children = builders(store.root(), 6);
+    let all = PrunePolicy { unused_for: Some(Duration::ZERO), keep_bytes: Some(0) };
+    let mut pruned = 0;
+    while children.iter_mut().any(|child| child.try_wait().unwrap().is_none()) {
+        pruned += Store::open(store.root()).unwrap().prune(&all).unwrap().blobs;
+    }
+    children.into_iter().for_each(succeeds);
+    pruned += Store::open(store.root()).unwrap().prune(&all).unwrap().blobs;
+    assert!(pruned >= 10, "{pruned} blobs of 10 steps");
+    assert_eq!(store.usage().unwrap().records, 0);
+    let damaged = |problem: &Problem| !matches!(problem, Problem::MissingBlob { .. });
+    assert_eq!(store.verify().unwrap().into_iter().find(damaged), None);
+}
+
+/// What a child does on a file system of one megabyte.
+fn fill(store: &Store) {
+    use std::io::Write;
+    let write = |number: u32| -> Result<(), Error> {
+        let content = [number.to_be_bytes()].concat().repeat(4000);
+        let mut new = store.create_file()?;
+        let path = store.root().to_owned();
+        new.write_all(&content).map_err(|error| Error::at(&path)(error))?;
+        new.commit_as(Digest::of(&content), content.len() as u64)?;
+        let record =
+            Record { layer: None, catalogue: Some(Digest::of(&content)), finished: SystemTime::now() };
+        store.record(&key(&number.to_string()), &record, &crate::Explanation::default())
+    };
+    let error = (0..1000).find_map(|number| write(number).err()).expect("the disk is full");
+    let kind = std::io::Error::from(error).kind();
+    assert_eq!(kind, std::io::ErrorKind::StorageFull);
+    // Whole is what there is, and what was finished is found.
+    assert_eq!(store.verify().unwrap(), []);
+    assert!(store.lookup(&key("0")).unwrap().is_some());
+}
+
+#[test]
+fn a_full_disk_is_named_and_harms_nothing() {
+    let name = "a_full_disk_is_named_and_harms_nothing";
+    let folder = tempfile::tempdir().unwrap();
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+        command.arg(folder.path()).arg(std::env::current_exe().unwrap());
+        command.env(ROLE, "fill the disk").env(ROOT, folder.path().join("store"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    };
+    let mount = "mount -t tmpfs -o size=1m none \"$1\"";
+    let possible =
+        unshare(mount).and_then(Child::wait_with_output).is_ok_and(|output| output.status.success());
+    if !possible {
+        assert!(std::env::var_os("LITHIFY_REQUIRE_ALL").is_none(), "{name} needs user namespaces");
+        eprintln!("SKIPPED {name}: no user namespace with a mount to be had");
+        return;
+    }
+    succeeds(unshare(&format!("{mount} && \"$2\" --exact store::process_tests::child")).unwrap());
 }
 
 #[test]
