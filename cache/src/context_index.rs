@@ -14,7 +14,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lithify_oci::{Digest, DigestWriter, Timestamp};
@@ -65,6 +65,7 @@ pub struct ContextIndex {
     /// Where in `bytes` the paths are, sorted; the facts follow each.
     paths: Vec<Range<usize>>,
     asked: Vec<AtomicBool>,
+    next: AtomicUsize,
     inserted: BTreeMap<Vec<u8>, [u8; FACTS_BYTES]>,
 }
 
@@ -98,6 +99,7 @@ impl ContextIndex {
             bytes,
             paths,
             asked,
+            next: AtomicUsize::new(0),
             inserted: BTreeMap::new(),
         })
     }
@@ -107,13 +109,23 @@ impl ContextIndex {
         let stored = match self.inserted.get(path) {
             Some(stored) => stored,
             None => {
-                let at = self.paths.binary_search_by(|range| self.bytes[range.clone()].cmp(path)).ok()?;
+                let at = self.find(path)?;
                 self.asked[at].store(true, Ordering::Relaxed);
                 self.facts_at(at)
             }
         };
         let (facts_bytes, digest) = stored.split_at(FACTS_BYTES - 32);
         (facts_bytes == encode(facts)).then(|| digest.try_into().map(Digest::from_bytes).ok())?
+    }
+
+    /// Scans ask in nearly the order of the index, so the entry after the last one is tried first.
+    fn find(&self, path: &[u8]) -> Option<usize> {
+        let is_it = |at: &usize| self.paths.get(*at).is_some_and(|range| self.bytes[range.clone()] == *path);
+        let search = || self.paths.binary_search_by(|range| self.bytes[range.clone()].cmp(path)).ok();
+        let next = self.next.load(Ordering::Relaxed);
+        let at = Some(next).filter(is_it).or_else(search)?;
+        self.next.store(at + 1, Ordering::Relaxed);
+        Some(at)
     }
 
     /// Remembers the digest of a file that was statted, then read. Does nothing for one that was changed too recently.

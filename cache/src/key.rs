@@ -1,7 +1,7 @@
 //! What the result of a step depends on.
 //!
 //! A [`Key`] is a SHA-256 over named parts, each with its length before it, so no two lists of parts read the same. The
-//! kind of step and the version of this table come first. Where a row below changes its meaning, [`VERSION`] goes up.
+//! kind of step and the version of this table come first. Where a row below changes its meaning, `VERSION` goes up.
 //!
 //! | value | key | why |
 //! |---|---|---|

@@ -116,10 +116,11 @@ fn files_that_are_gone_are_forgotten_in_time() {
 fn a_hundred_thousand_files_load_at_once() {
     let (_folder, store) = store();
     let paths: Vec<_> =
-        (0..100_000).map(|number| format!("src/{:03}/{number}", number % 500).into_bytes()).collect();
+        (0..100_000).map(|number| format!("src/{:03}/{number:06}", number / 200).into_bytes()).collect();
     remember(&store, &paths.iter().map(|path| (path.as_slice(), facts())).collect::<Vec<_>>());
     let start = Instant::now();
     let index = load(&store, "/context");
+    let loaded = start.elapsed();
     assert!(paths.iter().all(|path| index.digest(path, &facts()).is_some()));
-    eprintln!("loaded and asked in {:?}", start.elapsed());
+    eprintln!("loaded in {loaded:?}, and asked in {:?}", start.elapsed() - loaded);
 }
