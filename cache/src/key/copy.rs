@@ -59,7 +59,8 @@ fn common_parts(encoder: &mut Encoder, copy: &Copy, platform: &Platform, base: &
     let Copy { base: _, sources: _, dest, dest_is_directory, owner, mode, link, parents, exclude: _, unpack } =
         copy;
     encoder.text("system", &platform.os);
-    if !link {
+    // BuildKit copies onto the base after all where --chmod is given.
+    if !link || mode.is_some() {
         encoder.chain("base layer", base);
     }
     encoder.part("destination", &Fields::default().text(dest).number(u8::from(*dest_is_directory)).done());

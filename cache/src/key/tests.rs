@@ -413,6 +413,8 @@ fn what_flags_replace_does_not_count() {
         &[("content", |c| c.files[0].1 = None)],
         &[("the base", |c| c.base = Chain::default())],
     );
+    link.copy.mode = Some("755".into());
+    check(&link, Copying::key, &[("the base", |c| c.base = Chain::default())], &[]);
 }
 
 #[test]
