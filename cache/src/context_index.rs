@@ -14,7 +14,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lithify_oci::{Digest, DigestWriter, Timestamp};
@@ -36,6 +36,9 @@ const FINE_MARGIN: Duration = Duration::from_millis(100);
 
 /// The same where it seems to count in seconds (FAT in two).
 const COARSE_MARGIN: Duration = Duration::from_secs(2);
+
+/// How many entries that nobody asked for are kept in any case.
+const SPARE: usize = if cfg!(test) { 5 } else { 100_000 };
 
 /// What a stat tells of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,7 @@ pub struct ContextIndex {
     /// Where in `bytes` the paths are, sorted; the facts follow each.
     paths: Vec<Range<usize>>,
     asked: Vec<AtomicBool>,
+    next: AtomicUsize,
     inserted: BTreeMap<Vec<u8>, [u8; FACTS_BYTES]>,
 }
 
@@ -95,6 +99,7 @@ impl ContextIndex {
             bytes,
             paths,
             asked,
+            next: AtomicUsize::new(0),
             inserted: BTreeMap::new(),
         })
     }
@@ -104,13 +109,23 @@ impl ContextIndex {
         let stored = match self.inserted.get(path) {
             Some(stored) => stored,
             None => {
-                let at = self.paths.binary_search_by(|range| self.bytes[range.clone()].cmp(path)).ok()?;
+                let at = self.find(path)?;
                 self.asked[at].store(true, Ordering::Relaxed);
                 self.facts_at(at)
             }
         };
         let (facts_bytes, digest) = stored.split_at(FACTS_BYTES - 32);
         (facts_bytes == encode(facts)).then(|| digest.try_into().map(Digest::from_bytes).ok())?
+    }
+
+    /// Scans ask in nearly the order of the index, so the entry after the last one is tried first.
+    fn find(&self, path: &[u8]) -> Option<usize> {
+        let is_it = |at: &usize| self.paths.get(*at).is_some_and(|range| self.bytes[range.clone()] == *path);
+        let search = || self.paths.binary_search_by(|range| self.bytes[range.clone()].cmp(path)).ok();
+        let next = self.next.load(Ordering::Relaxed);
+        let at = Some(next).filter(is_it).or_else(search)?;
+        self.next.store(at + 1, Ordering::Relaxed);
+        Some(at)
     }
 
     /// Remembers the digest of a file that was statted, then read. Does nothing for one that was changed too recently.
@@ -138,7 +153,8 @@ impl ContextIndex {
     }
 
     /// Writes the index, if there is anything new. Of two processes that do so at once, the last one's stays whole.
-    /// Files that nobody asked for are forgotten when they become the majority.
+    /// Files that nobody asked for may belong to another Dockerfile of the same context; they are forgotten when they
+    /// become far too many.
     ///
     /// # Errors
     /// A store that cannot be written.
@@ -147,7 +163,7 @@ impl ContextIndex {
             return Ok(());
         }
         let asked = self.asked.iter().filter(|asked| asked.load(Ordering::Relaxed)).count();
-        let keep_all = self.paths.len() - asked <= asked + self.inserted.len();
+        let keep_all = self.paths.len() - asked <= SPARE + 4 * (asked + self.inserted.len());
         let old = (0..self.paths.len()).filter(|at| keep_all || self.asked[*at].load(Ordering::Relaxed));
         let mut entries: Vec<(&[u8], &[u8; FACTS_BYTES])> = old
             .map(|at| (&self.bytes[self.paths[at].clone()], self.facts_at(at)))

@@ -1,4 +1,4 @@
-//! What can go wrong with the store, and what to do about it.
+//! What can go wrong with the store, and what to do about it. Messages do not repeat their cause: print the whole chain.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 pub enum Error {
     /// The store may not be written (permissions, or a read-only file system).
     #[error(
-        "the store cannot be written: {path}: {source}; choose another place with --root DIR or LITHIFY_ROOT",
+        "the store cannot be written: {path}; choose another place with --root DIR or LITHIFY_ROOT",
         path = path.display()
     )]
     Unwritable {
@@ -23,7 +23,7 @@ pub enum Error {
     },
     /// The file system is full, or the quota is used up.
     #[error(
-        "no space left for the store: {path}: {source}; free some with `lithify prune`, or choose another place with \
+        "no space left for the store: {path}; free some with `lithify prune`, or choose another place with \
          --root DIR or LITHIFY_ROOT",
         path = path.display()
     )]
@@ -34,7 +34,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Any other failure of a file operation.
-    #[error("store: {path}: {source}", path = path.display())]
+    #[error("the store's file {path} cannot be used", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// The database is damaged.
     #[error(
-        "the store's database is damaged: {path}: {source}; move it away (with its -wal and -shm files): the blobs stay, \
+        "the store's database is damaged: {path}; move it away (with its -wal and -shm files): the blobs stay, \
          what was cached is built again",
         path = path.display()
     )]
@@ -68,7 +68,7 @@ pub enum Error {
         supported: u32,
     },
     /// Any other failure of the database.
-    #[error("the store's database failed: {path}: {source}", path = path.display())]
+    #[error("the store's database failed: {path}", path = path.display())]
     Database {
         /// The database.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub enum Error {
         source: rusqlite::Error,
     },
     /// A value in the database has a form that this program never writes.
-    #[error("the store's database {path} holds an invalid {what}: {source}", path = path.display())]
+    #[error("the store's database {path} holds an invalid {what}", path = path.display())]
     InvalidRow {
         /// The database.
         path: PathBuf,
@@ -110,7 +110,7 @@ pub enum Error {
         found_bytes: u64,
     },
     /// A manifest or index in the store cannot be read as one.
-    #[error("blob {digest} is no image manifest or index: {source}")]
+    #[error("blob {digest} is no image manifest or index")]
     InvalidManifest {
         /// The blob.
         digest: Digest,

@@ -1,7 +1,7 @@
 //! What the result of a step depends on.
 //!
 //! A [`Key`] is a SHA-256 over named parts, each with its length before it, so no two lists of parts read the same. The
-//! kind of step and the version of this table come first. Where a row below changes its meaning, [`VERSION`] goes up.
+//! kind of step and the version of this table come first. Where a row below changes its meaning, `VERSION` goes up.
 //!
 //! | value | key | why |
 //! |---|---|---|
@@ -9,7 +9,8 @@
 //! | `Step::title`, `stage`, `span` | none | they say nothing about the result |
 //! | `Step::platform` | exec | programs see it; for COPY only the system counts, WORKDIR runs nothing |
 //! | `base` (of Exec, MakeDirectory, Copy without `--link`) | by its diffIDs | content, not history: a changed step that made the same layer changes nothing after it |
-//! | `base` of `COPY --link` | none | its layer says the same on any base |
+//! | `base` of `COPY --link` without `--chmod` | none | its layer says the same on any base |
+//! | `base` of `COPY --link --chmod` | by its diffIDs | BuildKit makes a plain copy of it |
 //! | **Exec** | | |
 //! | `args`, `env` (in order), `cwd`, `user` | exec | the process sees them; a user's name is looked up in the base |
 //! | `proxy_env` | none | a way to the network, not an input; one that an ARG declares is in `env` |

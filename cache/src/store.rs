@@ -24,9 +24,14 @@ mod database;
 mod images;
 mod layers;
 mod locks;
+mod prune;
 mod records;
 mod session;
+mod usage;
+mod verify;
 
+#[cfg(test)]
+mod process_tests;
 #[cfg(test)]
 mod tests;
 
@@ -46,7 +51,10 @@ pub use blobs::NewFile;
 pub use images::{Resolution, StoredImage, TaggedImage};
 pub use layers::{LayerBlob, LayerFacts};
 pub use locks::StepLock;
+pub use prune::{PrunePolicy, Pruned};
 pub use records::Record;
+pub use usage::{ImageUsage, Usage};
+pub use verify::Problem;
 
 use crate::Error;
 use database::Database;

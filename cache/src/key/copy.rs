@@ -8,6 +8,9 @@ use super::{Chain, Keyed, SourceContent};
 
 /// The key of a COPY or ADD whose sources were hashed. `sources` has one element for each
 /// [`CopySource::Path`] of `copy.sources`, in order; inline files count by their content.
+///
+/// # Panics
+/// If it has more or fewer: such a key would find stale results.
 pub fn copy_key(copy: &Copy, platform: &Platform, base: &Chain, sources: &[SourceContent]) -> Keyed {
     let mut encoder = Encoder::new("copy");
     common_parts(&mut encoder, copy, platform, base);
@@ -15,22 +18,23 @@ pub fn copy_key(copy: &Copy, platform: &Platform, base: &Chain, sources: &[Sourc
     for source in &copy.sources {
         match source {
             CopySource::Inline(file) => inline_part(&mut encoder, file),
-            CopySource::Path { .. } => match selected.next() {
-                Some(content) => {
-                    encoder.part("content", content.digest().digest().as_bytes());
-                    encoder.details(content.details().iter().cloned());
-                }
-                None => encoder.part("content", &[]),
-            },
+            CopySource::Path { .. } => {
+                let content = selected.next().expect("one content for each source");
+                encoder.part("content", content.digest().digest().as_bytes());
+                encoder.details(content.details().iter().cloned());
+            }
         }
     }
-    debug_assert!(selected.next().is_none());
+    assert!(selected.next().is_none(), "one content for each source");
     encoder.finish()
 }
 
 /// The key of a COPY by what it was told to do, for sources whose trees need not be at hand: it finds a result
 /// without a look into them. `sources` has one chain for each [`CopySource::Path`] of `copy.sources`, in order. Not
 /// for contexts, which have no chain.
+///
+/// # Panics
+/// If there are more or fewer chains.
 pub fn copy_definition_key(copy: &Copy, platform: &Platform, base: &Chain, sources: &[Chain]) -> Keyed {
     let mut encoder = Encoder::new("copy definition");
     common_parts(&mut encoder, copy, platform, base);
@@ -40,13 +44,11 @@ pub fn copy_definition_key(copy: &Copy, platform: &Platform, base: &Chain, sourc
             CopySource::Inline(file) => inline_part(&mut encoder, file),
             CopySource::Path { from: _, pattern } => {
                 encoder.text("source", pattern);
-                if let Some(chain) = chains.next() {
-                    encoder.chain("source layer", chain);
-                }
+                encoder.chain("source layer", chains.next().expect("one chain for each source"));
             }
         }
     }
-    debug_assert!(chains.next().is_none());
+    assert!(chains.next().is_none(), "one chain for each source");
     for pattern in &copy.exclude {
         encoder.text("--exclude", pattern);
     }
@@ -57,7 +59,8 @@ fn common_parts(encoder: &mut Encoder, copy: &Copy, platform: &Platform, base: &
     let Copy { base: _, sources: _, dest, dest_is_directory, owner, mode, link, parents, exclude: _, unpack } =
         copy;
     encoder.text("system", &platform.os);
-    if !link {
+    // BuildKit copies onto the base after all where --chmod is given.
+    if !link || mode.is_some() {
         encoder.chain("base layer", base);
     }
     encoder.part("destination", &Fields::default().text(dest).number(u8::from(*dest_is_directory)).done());

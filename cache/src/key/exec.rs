@@ -47,8 +47,10 @@ pub struct Ulimit {
     pub hard: u64,
 }
 
-/// The key of a RUN. `mounts` has one element for each of `exec.mounts`; one that is missing counts as
-/// [`MountContent::Nothing`].
+/// The key of a RUN. `mounts` has one element for each of `exec.mounts`.
+///
+/// # Panics
+/// If it has not, or if one for a bind mount is [`MountContent::Nothing`]: such a key would find stale results.
 pub fn exec_key(
     exec: &Exec,
     platform: &Platform,
@@ -56,7 +58,7 @@ pub fn exec_key(
     mounts: &[MountContent],
     settings: &RunSettings,
 ) -> Keyed {
-    debug_assert_eq!(exec.mounts.len(), mounts.len());
+    assert_eq!(exec.mounts.len(), mounts.len(), "one content for each mount");
     let Exec { base: _, args, env, proxy_env: _, cwd, user, mounts: _, network, security, script } = exec;
     let mut encoder = Encoder::new("exec");
     platform_part(&mut encoder, platform);
@@ -74,8 +76,8 @@ pub fn exec_key(
         let fields = Fields::default().text(&script.name).bytes(&script.content);
         encoder.part("script", &fields.done());
     }
-    for (number, mount) in exec.mounts.iter().enumerate() {
-        mount_part(&mut encoder, mount, mounts.get(number).unwrap_or(&MountContent::Nothing));
+    for (mount, content) in exec.mounts.iter().zip(mounts) {
+        mount_part(&mut encoder, mount, content);
     }
     settings_parts(&mut encoder, settings);
     encoder.finish()
@@ -105,7 +107,7 @@ fn mount_part(encoder: &mut Encoder, mount: &Mount, content: &MountContent) {
         MountKind::Bind { from: _, source, writable } => {
             let fields = fields.number(u8::from(*writable));
             let fields = match content {
-                MountContent::Nothing => fields.number(0),
+                MountContent::Nothing => panic!("a bind mount always shows something"),
                 MountContent::Content(digest) => fields.number(1).bytes(digest.digest().as_bytes()),
                 MountContent::Tree(chain) => chain
                     .0

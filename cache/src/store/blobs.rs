@@ -151,6 +151,10 @@ impl Store {
         self.0.trusted.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, size_bytes);
     }
 
+    pub(super) fn forget_trust(&self, digest: &Digest) {
+        self.0.trusted.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+
     /// Syncs the whole file system and notes that no power cut can take the blobs of this boot any more, so that the
     /// next boot does not hash them. Takes as long as the disk takes; no build waits for it.
     ///
@@ -229,7 +233,7 @@ impl NewFile {
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.file.write(bytes).map_err(|error| Error::at(&self.path)(error).into())
     }
 
     fn flush(&mut self) -> io::Result<()> {
