@@ -41,6 +41,7 @@
 //! | all of Copy's rows; in place of content: pattern, `exclude` and the chains of the sources | definition | |
 //! | **MakeDirectory** | | |
 //! | `path`, `user` | directory | |
+//! | **Files that a RUN mounts from a context**: path and content | files | the tree that is made of them; the RUN's own key has the content too |
 //! | **Http**: the file's URL and its content | http | found by asking the server or by `checksum`, which therefore does not count itself |
 //! | **Git**: `url`, `keep_git_dir`, the commit | git | `checksum` only checks |
 //! | **Image** | none | its diffIDs are the chain of whoever starts from it |
@@ -127,6 +128,14 @@ pub fn make_directory_key(make: &MakeDirectory, base: &Chain) -> Keyed {
     encoder.chain("base layer", base);
     encoder.text("path", path);
     encoder.text("user", user);
+    encoder.finish()
+}
+
+/// The key of a tree that is made of files outside the store, at the path that they have there, for a RUN to mount.
+pub fn files_key(path: &str, content: &SourceContent) -> Keyed {
+    let mut encoder = Encoder::new("files");
+    encoder.text("path", path);
+    encoder.part("content", content.digest().digest().as_bytes());
     encoder.finish()
 }
 

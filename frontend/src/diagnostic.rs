@@ -43,7 +43,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// An error about the words at `span`.
-    pub(crate) fn at(span: Span, message: impl Into<String>) -> Self {
+    pub fn at(span: Span, message: impl Into<String>) -> Self {
         Diagnostic { message: message.into(), span: Some(span), label: None, help: None }
     }
 

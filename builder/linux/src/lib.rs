@@ -7,6 +7,7 @@ pub mod mount;
 pub mod network;
 pub mod process;
 pub mod seccomp;
+pub mod signals;
 pub mod socket;
 pub mod thread;
 pub mod tree;

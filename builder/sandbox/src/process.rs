@@ -125,12 +125,16 @@ pub enum MountSource {
         /// The folder's permissions.
         mode: u32,
     },
-    /// A file with this content, owned by root, such as a generated `/etc/hosts`.
+    /// A file with this content, such as a generated `/etc/hosts` or a secret.
     Content {
         /// What it holds.
         bytes: Vec<u8>,
         /// Its permissions.
         mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
     },
 }
 

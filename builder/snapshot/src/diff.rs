@@ -121,7 +121,8 @@ impl Changes {
         let mut first_names: HashMap<u64, TreePath> = HashMap::new();
         for (path, whiteout) in &self.list {
             if *whiteout {
-                sink.entry(&whiteout_at(path), &mut lithify_oci::entry::NoContent).map_err(Error::from_stream)?;
+                sink.entry(&whiteout_at(path), &mut lithify_oci::entry::NoContent)
+                    .map_err(Error::from_stream)?;
                 continue;
             }
             let folder = folders.of(path).map_err(Error::file("open the folder of", path))?;

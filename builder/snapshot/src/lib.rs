@@ -9,7 +9,6 @@
 //!
 //! This crate knows nothing of cache keys, processes and registries.
 
-
 mod diff;
 mod links;
 mod make;
@@ -29,8 +28,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use lithify_oci::layer::Catalogue;
 use lithify_oci::{Digest, EntrySink, TreePath};
 
-
 pub use overlay::Overlay;
+pub use remove::remove_tree;
 
 /// Names a tree: the layers that it is made of (OCI image specification, config.md, "Layer ChainID").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

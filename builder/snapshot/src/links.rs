@@ -210,9 +210,8 @@ impl Prepared {
     pub(crate) fn clear(&self, upper: BorrowedFd<'_>) -> Result<(), Error> {
         // Looked at before anything is removed: removing changes folders.
         let untouched = self.untouched(upper);
-        let same = |(path, stamp): &&(TreePath, Stamp)| {
-            stat(upper, path).is_ok_and(|now| Stamp::of(&now) == *stamp)
-        };
+        let same =
+            |(path, stamp): &&(TreePath, Stamp)| stat(upper, path).is_ok_and(|now| Stamp::of(&now) == *stamp);
         let folders: Vec<_> = self.folders.iter().filter(same).map(|(path, _)| path).collect();
         for (group, stamp) in &self.groups {
             if !untouched.contains(&stamp.inode) {
@@ -240,8 +239,7 @@ fn parent(root: BorrowedFd<'_>, path: &TreePath) -> Result<std::os::fd::OwnedFd,
 }
 
 fn stat(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<Metadata> {
-    let file =
-        tree::open_beneath(root, path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+    let file = tree::open_beneath(root, path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
     tree::metadata(file, b"")
 }
 
@@ -269,19 +267,11 @@ fn make_ancestors(
     Ok(())
 }
 
-fn restore_times(
-    upper: BorrowedFd<'_>,
-    below: BorrowedFd<'_>,
-    folders: &[TreePath],
-) -> Result<(), Error> {
+fn restore_times(upper: BorrowedFd<'_>, below: BorrowedFd<'_>, folders: &[TreePath]) -> Result<(), Error> {
     for path in folders.iter().chain([&TreePath::root()]) {
         let modified = node::modified(&stat(below, path).map_err(Error::file("look at", path))?);
-        let opened = tree::open_beneath(
-            upper,
-            path.as_bytes(),
-            OFlags::RDONLY | OFlags::DIRECTORY,
-            Mode::empty(),
-        );
+        let opened =
+            tree::open_beneath(upper, path.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
         let opened = opened.map_err(Error::file("open", path))?;
         rustix::fs::futimens(&opened, &make::times(modified))
             .map_err(|error| Error::file("set the time of", path)(error.into()))?;

@@ -81,7 +81,8 @@ fn file(
     let mut digest = None;
     if size_bytes > 0 {
         let mut reader = content.open().map_err(Error::Stream)?;
-        digest = fill(&mut file, &mut *reader, size_bytes, hash).map_err(Error::file("write", &entry.path))?;
+        digest =
+            fill(&mut file, &mut *reader, size_bytes, hash).map_err(Error::file("write", &entry.path))?;
     } else if hash == Hash::Yes {
         digest = Some(Digest::of([]));
     }

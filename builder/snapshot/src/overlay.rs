@@ -164,10 +164,8 @@ struct Work {
 
 impl Work {
     fn collect(&self, ignore: &[TreePath]) -> Result<Changes, Error> {
-        let mut walk = Walk {
-            collector: Collector::new(ignore),
-            untouched: self.prepared.untouched(self.diff.as_fd()),
-        };
+        let mut walk =
+            Walk { collector: Collector::new(ignore), untouched: self.prepared.untouched(self.diff.as_fd()) };
         let upper = open_folder(self.diff.as_fd(), b"").map_err(Error::file("open", &TreePath::root()))?;
         let below = open_folder(self.below.root(), b"").map_err(Error::file("open", &TreePath::root()))?;
         walk.folder(upper.as_fd(), Some(below.as_fd()), &TreePath::root())?;
@@ -228,8 +226,7 @@ impl Walk<'_> {
         let mut there = Vec::with_capacity(names.len());
         for name in &names {
             let at = path.join(name.to_bytes());
-            let metadata =
-                tree::metadata(upper, name.to_bytes()).map_err(Error::file("look at", &at))?;
+            let metadata = tree::metadata(upper, name.to_bytes()).map_err(Error::file("look at", &at))?;
             let old = below.and_then(|below| tree::metadata(below, name.to_bytes()).ok());
             if is_whiteout(&metadata) {
                 if old.is_some() {
@@ -323,7 +320,7 @@ impl Walk<'_> {
 
 fn node_is_opaque(folder: BorrowedFd<'_>, path: &TreePath) -> Result<bool, Error> {
     let opened = folder.try_clone_to_owned().map_err(Error::file("open", path))?;
-    let value = node::attribute(&opened, OPAQUE.as_bytes()).map_err(Error::file("read an attribute of", path))?;
+    let value =
+        node::attribute(&opened, OPAQUE.as_bytes()).map_err(Error::file("read an attribute of", path))?;
     Ok(value.is_some_and(|value| value == b"y"))
 }
-

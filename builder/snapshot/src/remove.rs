@@ -10,7 +10,10 @@ use rustix::io::Errno;
 use crate::node::open_folder;
 
 /// Removes `name` in `directory`, and all that is below where it is a folder. No error where it is not there.
-pub(crate) fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// What cannot be removed.
+pub fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}

@@ -63,7 +63,10 @@ impl EntrySink for Unpacker<'_> {
             let Some(item) = item.filter(|item| item.entry.path == entry.path) else {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("the catalogue does not belong to the layer: {} is not where it should be", entry.path),
+                    format!(
+                        "the catalogue does not belong to the layer: {} is not where it should be",
+                        entry.path
+                    ),
                 ));
             };
             entry.modified = item.entry.modified;
@@ -89,12 +92,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    fn take(
-        &mut self,
-        entry: &Entry,
-        content: &mut dyn Content,
-        known: Option<Digest>,
-    ) -> Result<(), Error> {
+    fn take(&mut self, entry: &Entry, content: &mut dyn Content, known: Option<Digest>) -> Result<(), Error> {
         let path = &entry.path;
         match &entry.kind {
             EntryKind::Whiteout => return self.whiteout(path),
@@ -264,7 +262,9 @@ impl<'a> Unpacker<'a> {
             .and_then(|folder| node::read(folder.as_fd(), path.file_name().unwrap_or_default(), path));
         match found {
             Ok(node) => Ok(node),
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => Ok(None),
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+                Ok(None)
+            }
             Err(error) => Err(Error::file("look at what is below", path)(error)),
         }
     }
@@ -326,7 +326,8 @@ impl<'a> Unpacker<'a> {
                 if found.as_ref().is_ok_and(|metadata| metadata.kind == FileType::Directory) {
                     return Err(refused("it is a hard link to a folder"));
                 }
-                if matches!(self.style, Style::Upper(_)) && found.is_ok_and(|metadata| is_whiteout(&metadata)) {
+                if matches!(self.style, Style::Upper(_)) && found.is_ok_and(|metadata| is_whiteout(&metadata))
+                {
                     return Err(refused("it is a hard link to a file that is not there"));
                 }
                 match rustix::fs::linkat(&from, target_name, self.folder(), name, AtFlags::empty()) {
@@ -513,4 +514,3 @@ fn set_opaque(folder: BorrowedFd<'_>, path: &TreePath) -> Result<(), Error> {
 pub(crate) fn errno(error: &io::Error) -> Option<Errno> {
     Errno::from_io_error(error)
 }
-

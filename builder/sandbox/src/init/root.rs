@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lithify_linux::mount::{self, Attributes, Below};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::target::{self, Kind};
@@ -199,19 +199,22 @@ impl Builder<'_> {
     /// For each of the process's mounts, a detached mount of its content if it has one.
     fn contents(&self) -> Result<Vec<Option<OwnedFd>>, Error> {
         let make = |(index, spec): (usize, &MountSpec)| match &spec.source {
-            MountSource::Content { bytes, mode } => {
-                self.content(index, bytes, *mode).map(Some).map_err(self.failed(&spec.target))
+            MountSource::Content { bytes, mode, uid, gid } => {
+                self.content(index, bytes, *mode, (*uid, *gid)).map(Some).map_err(self.failed(&spec.target))
             }
             MountSource::Descriptor(_) | MountSource::Tmpfs { .. } => Ok(None),
         };
         self.process.mounts.iter().enumerate().map(make).collect()
     }
 
-    fn content(&self, index: usize, bytes: &[u8], mode: u32) -> io::Result<OwnedFd> {
+    fn content(&self, index: usize, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
         let scratch = self.scratch.as_ref().ok_or(Errno::BADF)?;
         let name = std::ffi::CString::new(format!("content{index}")).map_err(|_| Errno::INVAL)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(scratch, &name, flags, Mode::from_raw_mode(mode))?;
+        if (uid, gid) != (0, 0) {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
         io::Write::write_all(&mut std::fs::File::from(file), bytes)?;
         self.from_scratch(&name)
     }

@@ -1,0 +1,195 @@
+//! The command line as it is written; `inputs` makes of it what is meant.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    a step failed
+  2    the command line or the Dockerfile is wrong
+  3    a base image, context or download cannot be had
+  4    this machine does not let lithify run steps
+  5    the store cannot be read or written
+  6    the image was built, but could not be written or pushed
+  130  interrupted";
+
+/// Turns a Dockerfile and a folder into an OCI image: one binary, no daemon, no root.
+#[derive(Debug, Parser)]
+#[command(name = "lithify", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// Where images and the build cache are kept [default: $XDG_DATA_HOME/lithify]
+    #[arg(long, global = true, env = "LITHIFY_ROOT", value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// The configuration file [default: $XDG_CONFIG_HOME/lithify/lithify.toml]
+    #[arg(long, global = true, env = "LITHIFY_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image
+    Build(Box<Build>),
+    /// Look for problems in a Dockerfile without building it
+    Check(Box<Check>),
+}
+
+/// Which Dockerfile, and what its variables are.
+#[derive(Debug, Args)]
+pub(crate) struct Dockerfile {
+    /// The build context: a folder, a git or http URL, or - for a Dockerfile or archive on standard input
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub(crate) context: String,
+    /// The Dockerfile, or - for standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The stage to build [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Set a build argument; without a value it is taken from the environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) build_arg: Vec<String>,
+    /// A further context: a folder, docker-image://REF, oci-layout://DIR[:TAG][@DIGEST], a git or http URL
+    #[arg(long, value_name = "NAME=SOURCE")]
+    pub(crate) build_context: Vec<String>,
+    /// The platform to build for [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    #[command(flatten)]
+    pub(crate) dockerfile: Dockerfile,
+    /// A name for the image
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub(crate) tag: Vec<String>,
+    /// Add a label to the image
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Where the result goes: type=image,name=N | type=oci,dest=FILE | type=docker,dest=FILE | type=registry,name=N |
+    /// type=local,dest=DIR | type=tar,dest=FILE; - or type=tar alone is standard output; a bare path is type=local
+    #[arg(short, long, value_name = "SPEC")]
+    pub(crate) output: Vec<String>,
+    /// Push the image to its registry: short for --output type=registry
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Take nothing from the cache
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Take nothing from the cache for these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+    /// When to ask the registry for base images
+    #[arg(long, value_name = "WHEN", env = "LITHIFY_PULL", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    pub(crate) pull: Option<Pull>,
+    /// How progress is shown
+    #[arg(long, value_name = "HOW", env = "LITHIFY_PROGRESS", default_value = "auto")]
+    pub(crate) progress: Progress,
+    /// Print the image's id and nothing else
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Write the image's id, the digest of its configuration, to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// Write digests and names of the result to a JSON file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// A secret for RUN --mount=type=secret
+    #[arg(long, value_name = "id=ID[,src=FILE|env=NAME]")]
+    pub(crate) secret: Vec<String>,
+    /// An ssh agent for RUN --mount=type=ssh
+    #[arg(long, value_name = "default|ID[=SOCKET]")]
+    pub(crate) ssh: Vec<String>,
+    /// The network of RUN: default and host are the host's, none is loopback only
+    #[arg(long, value_name = "NETWORK", env = "LITHIFY_NETWORK")]
+    pub(crate) network: Option<Network>,
+    /// A line for /etc/hosts in RUN
+    #[arg(long, value_name = "HOST:IP")]
+    pub(crate) add_host: Vec<String>,
+    /// The size of /dev/shm in RUN
+    #[arg(long, value_name = "SIZE", default_value = "64m")]
+    pub(crate) shm_size: String,
+    /// A resource limit for RUN
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) ulimit: Vec<String>,
+    /// Allow RUN --network=host and --security=insecure: network.host, security.insecure
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+    /// End a RUN after this time, such as 90s, 10m or 2h
+    #[arg(long, value_name = "TIME", env = "LITHIFY_STEP_TIMEOUT")]
+    pub(crate) step_timeout: Option<String>,
+    /// How many steps may run at the same time [default: no limit]
+    #[arg(long, value_name = "N", env = "LITHIFY_JOBS")]
+    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// How file trees are kept
+    #[arg(long, value_name = "HOW", env = "LITHIFY_SNAPSHOTTER")]
+    pub(crate) snapshotter: Option<Snapshotter>,
+    /// Look for problems in the Dockerfile without building it
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) dockerfile: Dockerfile,
+    /// How findings are shown
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: CheckFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckFormat {
+    Text,
+    Json,
+    Sarif,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Pull {
+    /// When the store does not have them
+    Missing,
+    /// Each time
+    Always,
+    /// Not at all
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Progress {
+    /// tty on a terminal, else plain
+    Auto,
+    /// Lines
+    Plain,
+    /// Lines that change
+    Tty,
+    /// One JSON object per line
+    #[value(alias = "rawjson")]
+    Json,
+    /// Nothing
+    #[value(alias = "none")]
+    Quiet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Network {
+    Default,
+    None,
+    Host,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Snapshotter {
+    /// overlay where it works, else copy
+    Auto,
+    /// The kernel's overlay file system
+    Overlay,
+    /// Whole copies
+    Copy,
+}

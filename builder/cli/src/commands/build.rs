@@ -1,0 +1,267 @@
+//! `lithify build`
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use lithify_cache::Store;
+use lithify_engine::{Built, Cancel, Error, Failure, Request};
+use lithify_frontend::{Diagnostics, Options, Plan, Source as Text};
+use lithify_graph::Graph;
+use lithify_oci::{Blobs, Reference};
+use lithify_transfer::{Contents, Image, archive};
+
+use super::dockerfile;
+use crate::args::{Build, Progress, Pull};
+use crate::config::Config;
+use crate::exit::{self, Problem};
+use crate::inputs;
+use crate::outputs::{self, Output, Outputs};
+use crate::render::{self, Renderer, say};
+use crate::signals;
+use crate::sources::{Provider, store_problem};
+
+pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Result<(), Problem> {
+    let tags = inputs::tags(&arguments.tag)?;
+    let outputs = outputs::parse(arguments, &tags)?;
+    let named = inputs::named_contexts(&arguments.dockerfile.build_context)?;
+    let mut options = inputs::options(&arguments.dockerfile, &named)?;
+    options.labels = inputs::labels(&arguments.label);
+    options.network = inputs::network(arguments.network);
+    let mut settings = inputs::settings(arguments, config)?;
+    settings.compression = outputs.compression;
+    let read = dockerfile::read(&arguments.dockerfile)?;
+    for output in &outputs.outputs {
+        outputs::check_writable(output)
+            .map_err(|error| Problem::caused(exit::OUTPUT, "an output cannot be written", &error))?;
+    }
+
+    let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
+    let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
+    let provider = Provider::new(&store, config, pull, read.context, named);
+    let graph = plan(&read.text, &options, &provider)?;
+
+    let cancel = Cancel::default();
+    signals::cancel_on_signals(&cancel);
+    let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
+    let renderer = Renderer::new(progress, &graph);
+    let request = Request {
+        graph: &graph,
+        store: &store,
+        sources: &provider,
+        settings: &settings,
+        observer: &renderer,
+        cancel: &cancel,
+    };
+    let built = lithify_engine::build(&request);
+    renderer.finish();
+    let built = built.map_err(|error| build_problem(&read.text, &graph, error))?;
+
+    deliver(&outputs, &built, &provider, &store)?;
+    report(arguments, &tags, &outputs, &built)
+}
+
+/// Asks for base images until the frontend has all that it needs.
+fn plan(text: &Text, options: &Options, provider: &Provider<'_>) -> Result<Graph, Problem> {
+    let mut images = HashMap::new();
+    loop {
+        match lithify_frontend::plan(text, options, &images)
+            .map_err(|wrong| dockerfile_problem(text, &wrong))?
+        {
+            Plan::Graph { graph, warnings } => {
+                for warning in warnings {
+                    say(format_args!("warning: {warning}"));
+                }
+                return Ok(graph);
+            }
+            Plan::NeedImages(requests) => {
+                for request in requests {
+                    let image = provider.resolve(&request)?;
+                    images.insert(request, image);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn dockerfile_problem(text: &Text, wrong: &Diagnostics) -> Problem {
+    let rendered = wrong.0.iter().map(|one| lithify_frontend::render(text, one, render::colour()));
+    Problem::new(exit::USAGE, rendered.collect::<Vec<_>>().join("\n"))
+}
+
+/// A failed step points at its lines, and says what its process said last and what was kept.
+fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
+    let (step, title, failure) = match error {
+        Error::Step { step, title, failure } => (step, title, failure),
+        Error::Cancelled => {
+            return Problem::new(exit::INTERRUPTED, "interrupted; finished steps are kept in the cache");
+        }
+        Error::Store(error) => return store_problem(error),
+        Error::Assemble(error) => {
+            return Problem::caused(exit::STORE, "cannot put the image together", &error);
+        }
+    };
+    let code = match &failure {
+        Failure::Source(_) => exit::SOURCE,
+        Failure::Unavailable(_) => exit::SANDBOX,
+        Failure::Worker(error) => match error.kind() {
+            lithify_worker::FailureKind::Input => exit::STEP,
+            lithify_worker::FailureKind::Sandbox => exit::SANDBOX,
+            lithify_worker::FailureKind::Storage => exit::STORE,
+        },
+        Failure::Store(_) | Failure::Io { .. } => exit::STORE,
+        Failure::Process(_) | Failure::Files(_) | Failure::Input(_) => exit::STEP,
+        Failure::Cancelled => exit::INTERRUPTED,
+    };
+    let mut problem = Problem::caused(code, String::new(), &failure);
+    let what = if problem.causes.is_empty() { failure.to_string() } else { problem.causes.remove(0) };
+    let mut message = match graph.step(step).span {
+        Some(span) => {
+            lithify_frontend::render(text, &lithify_frontend::Diagnostic::at(span, what), render::colour())
+        }
+        None => format!("{title}: {what}"),
+    };
+    if let Failure::Process(process) = &failure
+        && !process.tail.is_empty()
+    {
+        message = format!("{}\nlast lines of its output:", message.trim_end());
+        process.tail.iter().for_each(|line| message.push_str(&format!("\n  | {line}")));
+    }
+    problem.message = format!("{}\nfinished steps are kept in the cache", message.trim_end());
+    problem
+}
+
+/// Writes and pushes the result.
+fn deliver(outputs: &Outputs, built: &Built, provider: &Provider<'_>, store: &Store) -> Result<(), Problem> {
+    let image = Image {
+        manifest: built.manifest.clone(),
+        manifest_bytes: built.manifest_bytes.clone(),
+        config: built.config.clone(),
+        layers: built.layers.iter().map(|layer| layer.blob.clone()).collect(),
+        index: None,
+    };
+    for output in &outputs.outputs {
+        let names = match output {
+            Output::Image { names, .. } => names.clone(),
+            _ => named_in(outputs),
+        };
+        match output {
+            Output::Image { names, push } => {
+                for name in names {
+                    store.tag_image(name, &built.manifest).map_err(store_problem)?;
+                    if *push {
+                        push_one(name, &image, built, provider, store)?;
+                    }
+                }
+            }
+            Output::OciArchive(destination) => {
+                fetch_bases(built, provider, store)?;
+                let written = outputs::write_to(destination, |writer| {
+                    archive::write_oci(Contents::Image(&image), &names, store, writer, &())
+                        .map_err(std::io::Error::other)
+                });
+                written
+                    .map_err(|error| Problem::caused(exit::OUTPUT, "cannot write the OCI archive", &error))?;
+            }
+            Output::OciFolder(folder) => {
+                fetch_bases(built, provider, store)?;
+                archive::write_folder(Contents::Image(&image), &names, store, folder, &())
+                    .map_err(|error| Problem::caused(exit::OUTPUT, "cannot write the OCI layout", &error))?;
+            }
+            Output::DockerArchive(destination) => {
+                fetch_bases(built, provider, store)?;
+                let plain = archive::uncompress(&image, store).map_err(|error| {
+                    Problem::caused(exit::OUTPUT, "cannot write the docker archive", &error)
+                })?;
+                let written = outputs::write_to(destination, |writer| {
+                    archive::write_docker(&plain, &names, store, writer, &()).map_err(std::io::Error::other)
+                });
+                written.map_err(|error| {
+                    Problem::caused(exit::OUTPUT, "cannot write the docker archive", &error)
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names that an archive says its image has: those of the image outputs.
+fn named_in(outputs: &Outputs) -> Vec<Reference> {
+    let names = outputs.outputs.iter().filter_map(|output| match output {
+        Output::Image { names, .. } => Some(names.clone()),
+        _ => None,
+    });
+    names.flatten().collect()
+}
+
+fn push_one(
+    name: &Reference,
+    image: &Image,
+    built: &Built,
+    provider: &Provider<'_>,
+    store: &Store,
+) -> Result<(), Problem> {
+    let bases: Vec<Reference> =
+        built.layers.iter().filter_map(|layer| provider.repository_of(layer.base.as_ref()?)).collect();
+    // A layer of another registry cannot be mounted there, and must be read.
+    if bases.iter().any(|base| base.registry() != name.registry()) || bases.len() < base_layers(built) {
+        fetch_bases(built, provider, store)?;
+    }
+    provider.push(name, image, &bases)
+}
+
+fn base_layers(built: &Built) -> usize {
+    built.layers.iter().filter(|layer| layer.base.is_some()).count()
+}
+
+/// Brings layers of base images that no step had to read into the store.
+fn fetch_bases(built: &Built, provider: &Provider<'_>, store: &Store) -> Result<(), Problem> {
+    use lithify_engine::Sources;
+    for layer in &built.layers {
+        let here = store.size_bytes(&layer.blob.digest);
+        let here = here.map_err(|error| Problem::caused(exit::STORE, "cannot read the store", &error))?;
+        if let (Some(base), None) = (&layer.base, here) {
+            provider
+                .fetch_layer(base, &layer.blob)
+                .map_err(|error| Problem::new(exit::SOURCE, error.message))?;
+        }
+    }
+    Ok(())
+}
+
+/// Says what came out.
+fn report(arguments: &Build, tags: &[Reference], outputs: &Outputs, built: &Built) -> Result<(), Problem> {
+    let written = |path: &Path, text: String| {
+        std::fs::write(path, text).map_err(|error| {
+            Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
+        })
+    };
+    if let Some(path) = &arguments.iidfile {
+        written(path, built.config.digest.to_string())?;
+    }
+    if let Some(path) = &arguments.metadata_file {
+        let names: Vec<String> = named_in(outputs).iter().map(Reference::to_string).collect();
+        let metadata = serde_json::json!({
+            "containerimage.digest": built.manifest.digest,
+            "containerimage.config.digest": built.config.digest,
+            "containerimage.descriptor": built.manifest,
+            "image.name": names.join(","),
+        });
+        written(path, format!("{metadata:#}\n"))?;
+    }
+    if arguments.quiet {
+        println!("{}", built.config.digest);
+        return Ok(());
+    }
+    let bytes: u64 = built.layers.iter().map(|layer| layer.blob.size_bytes).sum();
+    for tag in tags {
+        say(format_args!("image   {}", tag.familiar()));
+    }
+    say(format_args!("digest  {}", built.manifest.digest));
+    let layers = built.layers.len();
+    say(format_args!(
+        "size    {} in {layers} layer{}",
+        render::size(bytes),
+        if layers == 1 { "" } else { "s" }
+    ));
+    Ok(())
+}

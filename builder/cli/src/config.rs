@@ -1,0 +1,86 @@
+//! The configuration file, `lithify.toml`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::args::{Pull, Snapshotter};
+use crate::exit::{self, Problem};
+
+/// What `lithify.toml` may say. Unknown keys are errors, so that a misspelt one is not silently without effect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Config {
+    /// `--root`
+    pub(crate) root: Option<PathBuf>,
+    /// `--pull`
+    pub(crate) pull: Option<Pull>,
+    /// `--snapshotter`
+    pub(crate) snapshotter: Option<Snapshotter>,
+    /// `--jobs`
+    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// By host name.
+    #[serde(default)]
+    pub(crate) registry: BTreeMap<String, Registry>,
+}
+
+/// `[registry."docker.io"]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Registry {
+    /// Asked first, in order: hosts, or URLs where plain http or a path is wanted.
+    #[serde(default)]
+    pub(crate) mirrors: Vec<String>,
+    /// Whether plain http and unknown certificates are accepted.
+    #[serde(default)]
+    pub(crate) insecure: bool,
+}
+
+impl Config {
+    /// Reads the file that was named, or the default one if it is there.
+    pub(crate) fn read(named: Option<&Path>) -> Result<Config, Problem> {
+        let default = config_home().map(|home| home.join("lithify/lithify.toml"));
+        let Some(path) = named.map(Path::to_owned).or(default) else { return Ok(Config::default()) };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Config::default());
+            }
+            Err(error) => {
+                return Err(Problem::caused(exit::USAGE, format_args!("cannot read {path:?}"), &error));
+            }
+        };
+        toml::from_str(&text)
+            .map_err(|error| Problem::new(exit::USAGE, format_args!("{}: {error}", path.display())))
+    }
+
+    /// The folder of the store.
+    pub(crate) fn store_root(&self, named: Option<&Path>) -> Result<PathBuf, Problem> {
+        let default = || data_home().map(|home| home.join("lithify"));
+        named.map(Path::to_owned).or_else(|| self.root.clone()).or_else(default).ok_or_else(|| {
+            Problem::new(
+                exit::USAGE,
+                "there is no home folder to keep the store in: set HOME, or use --root DIR",
+            )
+        })
+    }
+}
+
+/// The home folder, where one is set.
+pub(crate) fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
+fn xdg(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    set.or_else(|| Some(home()?.join(below_home)))
+}
+
+fn config_home() -> Option<PathBuf> {
+    xdg("XDG_CONFIG_HOME", ".config")
+}
+
+fn data_home() -> Option<PathBuf> {
+    xdg("XDG_DATA_HOME", ".local/share")
+}

@@ -1,0 +1,262 @@
+//! Where the result goes: `--output`, `--push`, `--tag`.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use lithify_oci::Reference;
+use lithify_oci::layer::Compression;
+
+use crate::args::Build;
+use crate::exit::Problem;
+use crate::inputs::wrong;
+
+/// One place for the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// The store, under these names; pushed as well where asked for.
+    Image { names: Vec<Reference>, push: bool },
+    /// An OCI layout as an archive.
+    OciArchive(Destination),
+    /// An OCI layout as a folder.
+    OciFolder(PathBuf),
+    /// What `docker save` writes.
+    DockerArchive(Destination),
+}
+
+/// A file, or standard output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    File(PathBuf),
+    Stdout,
+}
+
+/// All outputs of a build, and how its layers are compressed.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) compression: Compression,
+}
+
+/// What the flags of `build` say of its outputs.
+pub(crate) fn parse(build: &Build, tags: &[Reference]) -> Result<Outputs, Problem> {
+    let mut compression = None;
+    let mut outputs = vec![];
+    for spec in &build.output {
+        outputs.push(parse_one(spec, tags, &mut compression)?);
+    }
+    if build.push {
+        if tags.is_empty() {
+            return Err(wrong("--push", "", "needs a name to push to: use --tag REGISTRY/REPOSITORY:TAG"));
+        }
+        outputs.push(Output::Image { names: tags.to_vec(), push: true });
+    }
+    if outputs.is_empty()
+        || !tags.is_empty() && !outputs.iter().any(|output| matches!(output, Output::Image { .. }))
+    {
+        outputs.push(Output::Image { names: tags.to_vec(), push: false });
+    }
+    Ok(Outputs { outputs, compression: compression.unwrap_or_default() })
+}
+
+fn parse_one(
+    spec: &str,
+    tags: &[Reference],
+    compression: &mut Option<Compression>,
+) -> Result<Output, Problem> {
+    let fields = Fields::parse(spec)?;
+    let wrong = |why: &str| wrong("--output", spec, why);
+    if let Some(wanted) = fields.compression()? {
+        if compression.is_some_and(|chosen| chosen != wanted) {
+            return Err(wrong("all outputs of a build are compressed alike for now"));
+        }
+        *compression = Some(wanted);
+    }
+    let destination = || match fields.get("dest") {
+        None | Some("-") => Destination::Stdout,
+        Some(path) => Destination::File(path.into()),
+    };
+    let names = || -> Result<Vec<Reference>, Problem> {
+        match fields.get("name") {
+            None => Ok(tags.to_vec()),
+            Some(names) => names
+                .split(',')
+                .map(|name| {
+                    name.parse()
+                        .map_err(|error: lithify_oci::reference::InvalidReference| wrong(&error.to_string()))
+                })
+                .collect(),
+        }
+    };
+    let push = fields.flag("push")?;
+    match fields.get("type").unwrap_or("local") {
+        kind @ ("image" | "registry") => {
+            let (names, push) = (names()?, push || kind == "registry");
+            if push && names.is_empty() {
+                return Err(wrong("needs a name to push to: name=REGISTRY/REPOSITORY:TAG, or --tag"));
+            }
+            Ok(Output::Image { names, push })
+        }
+        "oci" if fields.is_unset_or_true("tar")? => Ok(Output::OciArchive(destination())),
+        "oci" => match destination() {
+            Destination::File(folder) => Ok(Output::OciFolder(folder)),
+            Destination::Stdout => Err(wrong("tar=false needs dest=FOLDER")),
+        },
+        "docker" => Ok(Output::DockerArchive(destination())),
+        kind @ ("local" | "tar") => {
+            Err(wrong(&format!("type={kind} is not supported yet; expected image, registry, oci or docker")))
+        }
+        _ => Err(wrong("expected type=image, registry, oci or docker")),
+    }
+}
+
+/// The `key=value` fields of a spec.
+struct Fields<'a> {
+    spec: &'a str,
+    fields: Vec<(String, String)>,
+}
+
+const KNOWN: &[&str] = &["type", "dest", "name", "push", "tar", "compression", "compression-level"];
+
+impl<'a> Fields<'a> {
+    /// Fields are separated by commas; one in double quotes may hold commas itself.
+    fn parse(spec: &'a str) -> Result<Self, Problem> {
+        if spec == "-" {
+            return Ok(Fields { spec, fields: vec![("type".into(), "tar".into())] });
+        }
+        if !spec.contains('=') {
+            return Ok(Fields { spec, fields: vec![("dest".into(), spec.into())] });
+        }
+        let mut fields = vec![];
+        for field in split_commas(spec) {
+            let (key, value) =
+                field.split_once('=').ok_or_else(|| wrong("--output", spec, "expected KEY=VALUE"))?;
+            if !KNOWN.contains(&key) {
+                let why = format!("{key} is not known; expected one of {}", KNOWN.join(", "));
+                return Err(wrong("--output", spec, why));
+            }
+            fields.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(Fields { spec, fields })
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.fields.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    fn flag(&self, key: &str) -> Result<bool, Problem> {
+        match self.get(key) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(_) => Err(wrong("--output", self.spec, format_args!("expected {key}=true or {key}=false"))),
+        }
+    }
+
+    fn is_unset_or_true(&self, key: &str) -> Result<bool, Problem> {
+        if self.get(key).is_none() { Ok(true) } else { self.flag(key) }
+    }
+
+    fn compression(&self) -> Result<Option<Compression>, Problem> {
+        let wrong = |why: &str| wrong("--output", self.spec, why);
+        let level = self.get("compression-level").map(str::parse::<i32>).transpose();
+        let level = level.map_err(|_| wrong("compression-level is no number"))?;
+        let compression = match (self.get("compression"), level) {
+            (None, None) => return Ok(None),
+            (Some("zstd"), level) | (None, level) => match level.unwrap_or(3) {
+                level @ 1..=22 => Compression::Zstd { level },
+                _ => return Err(wrong("zstd has the levels 1 to 22")),
+            },
+            (Some("gzip"), level) => match level.unwrap_or(6) {
+                level @ 0..=9 => Compression::Gzip { level: level as u32 },
+                _ => return Err(wrong("gzip has the levels 0 to 9")),
+            },
+            (Some("uncompressed"), None) => Compression::None,
+            _ => return Err(wrong("expected compression=zstd, gzip or uncompressed")),
+        };
+        Ok(Some(compression))
+    }
+}
+
+fn split_commas(spec: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    for c in spec.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            c => fields.last_mut().expect("there is always one").push(c),
+        }
+    }
+    fields
+}
+
+/// Calls `write` with the destination's writer. A file appears under its name only when it is complete.
+pub(crate) fn write_to(
+    destination: &Destination,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    match destination {
+        Destination::Stdout => write(&mut io::stdout().lock()),
+        Destination::File(path) => {
+            let folder =
+                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let mut file = tempfile::Builder::new().prefix(".lithify-").tempfile_in(folder)?;
+            let mut buffered = io::BufWriter::with_capacity(1 << 20, file.as_file_mut());
+            write(&mut buffered)?;
+            buffered.flush()?;
+            drop(buffered);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666 & !umask());
+            file.as_file().set_permissions(mode)?;
+            file.persist(path).map_err(|error| error.error)?;
+            Ok(())
+        }
+    }
+}
+
+fn umask() -> u32 {
+    let old = rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(old);
+    old.bits()
+}
+
+/// Whether a file may be written where `path` says, found out before the build rather than after it.
+pub(crate) fn check_writable(output: &Output) -> io::Result<()> {
+    let (Output::OciArchive(Destination::File(path)) | Output::DockerArchive(Destination::File(path))) =
+        output
+    else {
+        return Ok(());
+    };
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::tempfile_in(folder).map(|_: File| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(spec: &str, expected: Option<Output>) {
+        assert_eq!(parse_one(spec, &[], &mut None).ok(), expected, "{spec}");
+    }
+
+    #[test]
+    fn specs() {
+        let name = |text: &str| text.parse::<Reference>().unwrap();
+        check("type=oci,dest=a.tar", Some(Output::OciArchive(Destination::File("a.tar".into()))));
+        check("type=oci", Some(Output::OciArchive(Destination::Stdout)));
+        check("type=oci,tar=false,dest=d", Some(Output::OciFolder("d".into())));
+        check("type=oci,tar=false", None);
+        check("type=docker,dest=-", Some(Output::DockerArchive(Destination::Stdout)));
+        check("type=image,name=a", Some(Output::Image { names: vec![name("a")], push: false }));
+        check(
+            "type=image,\"name=a,b\"",
+            Some(Output::Image { names: vec![name("a"), name("b")], push: false }),
+        );
+        check("type=image,name=a,push=true", Some(Output::Image { names: vec![name("a")], push: true }));
+        check("type=registry,name=h.io/a", Some(Output::Image { names: vec![name("h.io/a")], push: true }));
+        check("type=registry", None);
+        check("type=image,nmae=a", None);
+        check("type=unknown", None);
+        check("type=oci,compression=lz4", None);
+        check("type=oci,compression=gzip,compression-level=10", None);
+    }
+}

@@ -1,0 +1,172 @@
+//! Drives the steps: asks the schedule what to do, does it on a thread each, tells the schedule how it went.
+
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Scope;
+use std::time::Instant;
+
+use lithify_cache::Store;
+use lithify_graph::{Graph, StepId, Tree};
+
+use crate::assemble::{Built, assemble};
+use crate::chain::TreeLayers;
+use crate::error::{Error, Failure};
+use crate::event::{Event, Observer, Origin};
+use crate::operations::{Done, Outcome};
+use crate::resources::{Cancel, Sources};
+use crate::schedule::Schedule;
+use crate::settings::Settings;
+use crate::trees::Trees;
+
+/// A build to do.
+pub struct Request<'a> {
+    /// What to build.
+    pub graph: &'a Graph,
+    /// Where results are kept.
+    pub store: &'a Store,
+    /// Where base images and files come from.
+    pub sources: &'a dyn Sources,
+    /// What holds for all steps.
+    pub settings: &'a Settings,
+    /// Who is told.
+    pub observer: &'a dyn Observer,
+    /// How it is stopped.
+    pub cancel: &'a Cancel,
+}
+
+/// A build that is going on.
+pub(crate) struct Running<'a> {
+    pub(crate) request: &'a Request<'a>,
+    pub(crate) trees: Trees<'a>,
+    outcomes: Mutex<Vec<Option<Outcome>>>,
+}
+
+/// Does all steps that the graph's target needs and puts the image together: its blobs, configuration and manifest are
+/// in the store then, except for layers of base images that no step had to read.
+///
+/// # Errors
+/// The first step that fails; the others are stopped, and what was finished stays in the cache.
+pub fn build(request: &Request<'_>) -> Result<Built, Error> {
+    let running = Running {
+        request,
+        trees: Trees::new(request.store, request.sources, request.settings, request.cancel),
+        outcomes: Mutex::new(vec![None; request.graph.steps.len()]),
+    };
+    running.run_steps()?;
+    let tree = running.tree(request.graph.target.tree);
+    assemble(&running, &tree)
+}
+
+impl<'a> Running<'a> {
+    fn run_steps(&self) -> Result<(), Error> {
+        let jobs = self.request.settings.jobs.unwrap_or(usize::MAX);
+        let mut schedule = Schedule::new(self.request.graph, jobs);
+        let (sender, completions) = channel();
+        let mut first_failure = None;
+        std::thread::scope(|scope| {
+            loop {
+                self.start_ready(&mut schedule, scope, &sender);
+                if schedule.is_over() {
+                    break;
+                }
+                let Ok((step, result)) = completions.recv() else { break };
+                match result {
+                    Ok(outcome) => self.finish(&mut schedule, step, outcome),
+                    Err(failure) => {
+                        schedule.failed();
+                        self.trees.stop();
+                        first_failure.get_or_insert((step, failure));
+                    }
+                }
+            }
+        });
+        match first_failure {
+            None => Ok(()),
+            Some(_) if self.request.cancel.is_cancelled() => Err(Error::Cancelled),
+            Some((step, failure)) => {
+                Err(Error::Step { step, title: self.request.graph.step(step).title.clone(), failure })
+            }
+        }
+    }
+
+    /// Starts what may start. Steps that only have to be looked up are done here and now: a thread costs more than they do.
+    fn start_ready<'s>(
+        &'s self,
+        schedule: &mut Schedule,
+        scope: &'s Scope<'s, '_>,
+        sender: &Sender<(StepId, Result<Outcome, Failure>)>,
+    ) {
+        loop {
+            let starting = schedule.start();
+            if starting.is_empty() {
+                return;
+            }
+            for step in starting {
+                let since = Instant::now();
+                match self.look_up(step) {
+                    Ok(Some(done)) => {
+                        self.report(step, &done, since);
+                        self.finish(schedule, step, done.outcome);
+                    }
+                    Ok(None) => {
+                        let sender = sender.clone();
+                        scope.spawn(move || {
+                            let result = self.perform(step).map(|done| {
+                                self.report(step, &done, since);
+                                done.outcome
+                            });
+                            // The receiver waits for every step that was started.
+                            let _ = sender.send((step, result));
+                        });
+                    }
+                    Err(failure) => {
+                        let _ = sender.send((step, Err(failure)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn report(&self, step: StepId, done: &Done, since: Instant) {
+        self.request.observer.event(Event::Finished { step, origin: done.origin, took: since.elapsed() });
+    }
+
+    fn finish(&self, schedule: &mut Schedule, step: StepId, outcome: Outcome) {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)[step.0 as usize] = Some(outcome);
+        schedule.done(step);
+    }
+
+    /// What a step that is done resulted in.
+    ///
+    /// # Panics
+    /// If the schedule started a step before its inputs were done.
+    pub(crate) fn outcome(&self, step: StepId) -> Outcome {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes[step.0 as usize].clone().expect("inputs are done before a step starts")
+    }
+
+    /// The layers of a tree; a context has none.
+    pub(crate) fn tree(&self, tree: Tree) -> TreeLayers {
+        match tree {
+            Tree::Scratch => TreeLayers::default(),
+            Tree::Of(step) => match self.outcome(step) {
+                Outcome::Tree(layers) => layers,
+                Outcome::Files(_) => TreeLayers::default(),
+            },
+        }
+    }
+
+    pub(crate) fn emit_start(&self, step: StepId, why: Option<&str>) {
+        self.request.observer.event(Event::Started { step, why });
+    }
+}
+
+impl Done {
+    pub(crate) fn cached(layers: TreeLayers) -> Self {
+        Done { outcome: Outcome::Tree(layers), origin: Origin::Cache }
+    }
+
+    pub(crate) fn ran(layers: TreeLayers) -> Self {
+        Done { outcome: Outcome::Tree(layers), origin: Origin::Run }
+    }
+}

@@ -1,0 +1,316 @@
+//! COPY and ADD.
+//!
+//! From other trees the worker copies by itself. Files outside the store are read here, with the user's permissions, and
+//! sent to the worker as a stream of entries, which it checks against the tree below and makes a layer of.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use lithify_cache::key::{self, Chain, ContentHasher, Keyed, SourceContent};
+use lithify_files::archive;
+use lithify_files::arrange::{Arrangement, Origin, Part, Rules, arrange};
+use lithify_files::chmod;
+use lithify_files::dest::Destination;
+use lithify_files::ignore::Ignore;
+use lithify_files::select::{Match, open_content};
+use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Unpack};
+use lithify_oci::layer::{TarWriter, Times};
+use lithify_oci::{Content, Digest, EntrySink, Timestamp};
+use lithify_worker::{CopyRequest, MadeLayer, Request, Response, SelectRules, TreeSource, Worker};
+
+use super::files::{FileDigests, hash_matches};
+use super::{Done, LayerFiles, made};
+use crate::build::Running;
+use crate::chain::TreeLayers;
+use crate::error::Failure;
+use crate::resources::FileSource;
+
+/// What one source of a copy from outside the store brings.
+enum Selected {
+    Files { source: Arc<FileSource>, matches: Vec<Match>, digests: FileDigests },
+    Inline(InlineFile),
+}
+
+impl Running<'_> {
+    /// The key of a copy that reads only trees; `None` where files outside the store must be looked at.
+    pub(super) fn copy_definition_key(&self, step: &Step, copy: &Copy) -> Option<Keyed> {
+        let chains = copy.sources.iter().filter_map(|source| match source {
+            CopySource::Inline(_) => None,
+            CopySource::Path { from, .. } if self.files(*from).is_some() => Some(None),
+            CopySource::Path { from, .. } => Some(Some(Chain(self.tree(*from).diff_ids().to_vec()))),
+        });
+        let chains: Vec<_> = chains.collect::<Option<_>>()?;
+        Some(key::copy_definition_key(copy, &step.platform, &self.base_chain(copy), &chains))
+    }
+
+    /// The tree that a copy depends on: none with `--link`.
+    fn base_of(&self, copy: &Copy) -> TreeLayers {
+        if copy.link { TreeLayers::default() } else { self.tree(copy.base) }
+    }
+
+    fn base_chain(&self, copy: &Copy) -> Chain {
+        Chain(self.base_of(copy).diff_ids().to_vec())
+    }
+
+    pub(super) fn run_copy(&self, id: StepId, step: &Step, copy: &Copy) -> Result<Done, Failure> {
+        match self.copy_definition_key(step, copy) {
+            Some(key) => self.copy_from_trees(id, copy, &key),
+            None => self.copy_from_files(id, step, copy),
+        }
+    }
+
+    fn copy_from_trees(&self, id: StepId, copy: &Copy, key: &Keyed) -> Result<Done, Failure> {
+        let below = self.tree(copy.base);
+        self.make(id, key, &below, |worker, files| {
+            let base = self.base_of(copy);
+            self.trees.ensure(worker, &base)?;
+            let mut request = CopyRequest {
+                below: base.chain().to_vec(),
+                sources: vec![],
+                inline: vec![],
+                select: SelectRules { exclude: copy.exclude.clone(), parents: copy.parents },
+                dest: copy.dest.clone(),
+                dest_is_directory: copy.dest_is_directory,
+                owner: copy.owner.clone(),
+                mode: copy.mode.clone(),
+            };
+            for source in &copy.sources {
+                match source {
+                    CopySource::Inline(file) => {
+                        request.inline.push((file.name.clone(), file.content.clone()))
+                    }
+                    CopySource::Path { from, pattern } => {
+                        let tree = self.tree(*from);
+                        self.trees.ensure(worker, &tree)?;
+                        request
+                            .sources
+                            .push(TreeSource { chain: tree.chain().to_vec(), pattern: pattern.clone() });
+                    }
+                }
+            }
+            made(worker.call(
+                &Request::Copy(request),
+                &[files.blob.file().as_fd(), files.catalogue.file().as_fd()],
+            )?)
+        })
+    }
+
+    fn copy_from_files(&self, id: StepId, step: &Step, copy: &Copy) -> Result<Done, Failure> {
+        let below = self.tree(copy.base);
+        let selected = self.select_sources(copy)?;
+        let contents: Vec<SourceContent> = selected.iter().filter_map(|one| one.content(copy)).collect();
+        let keyed = key::copy_key(copy, &step.platform, &self.base_chain(copy), &contents);
+        if let Some(done) = self.cached(step, &keyed.key, &below)? {
+            return Ok(done);
+        }
+        self.make(id, &keyed, &below, |worker, files| self.place(worker, copy, selected, files))
+    }
+
+    fn select_sources(&self, copy: &Copy) -> Result<Vec<Selected>, Failure> {
+        let exclude = match &copy.exclude[..] {
+            [] => None,
+            patterns => Some(Ignore::from_patterns(patterns.iter().map(String::as_bytes))?),
+        };
+        let mut selected = vec![];
+        for source in &copy.sources {
+            selected.push(match source {
+                CopySource::Inline(file) => Selected::Inline(file.clone()),
+                CopySource::Path { from, pattern } => {
+                    let files = self.files(*from).ok_or_else(|| {
+                        Failure::Input("one COPY cannot read both a context and a stage".into())
+                    })?;
+                    let matches = self.select(&files, pattern, exclude.as_ref(), copy.parents)?;
+                    let digests = self.file_digests(&files, &matches)?;
+                    Selected::Files { source: files, matches, digests }
+                }
+            });
+        }
+        Ok(selected)
+    }
+
+    /// Sends the files to the worker, which makes a layer of them.
+    fn place(
+        &self,
+        worker: &Worker,
+        copy: &Copy,
+        selected: Vec<Selected>,
+        files: &LayerFiles,
+    ) -> Result<MadeLayer, Failure> {
+        let base = self.base_of(copy);
+        self.trees.ensure(worker, &base)?;
+        let (destination, owner) = inspect(worker, &base, copy)?;
+        let mode = copy.mode.as_deref().map(chmod::parse).transpose()?;
+        let rules = Rules { owner, mode, parents: copy.parents, made: now() };
+        let mut parts = vec![];
+        let mut origins = vec![];
+        for one in selected {
+            match one {
+                Selected::Inline(InlineFile { name, content }) => {
+                    parts.push(Part::Inline { name, size_bytes: content.len() as u64 });
+                    origins.push(PartContent::Inline(content));
+                }
+                Selected::Files { source, matches, .. } => {
+                    for one in matches {
+                        parts.push(unpacked(&source, one, copy.unpack)?);
+                        origins.push(PartContent::Files(source.clone()));
+                    }
+                }
+            }
+        }
+        let arrangement = arrange(parts, &destination, &rules)?;
+        place_arrangement(worker, &base, &arrangement, &origins, files)
+    }
+
+    /// Makes a layer of the files that a RUN mounts, at the path that they have where they come from.
+    pub(super) fn place_mounted(
+        &self,
+        worker: &Worker,
+        source: &Arc<FileSource>,
+        path: &str,
+        matches: Vec<Match>,
+        keyed: &Keyed,
+    ) -> Result<Digest, Failure> {
+        let files = LayerFiles::create(self.request.store)?;
+        let destination = Destination::in_empty_tree(path, matches.iter().any(|one| one.is_directory))?;
+        let origins: Vec<_> = matches.iter().map(|_| PartContent::Files(source.clone())).collect();
+        let parts = matches.into_iter().map(Part::Match).collect();
+        let arrangement = arrange(parts, &destination, &Rules { made: now(), ..Rules::default() })?;
+        let made = place_arrangement(worker, &TreeLayers::default(), &arrangement, &origins, &files)?;
+        self.keep(keyed, path, files, &made)?;
+        Ok(made.diff_id)
+    }
+}
+
+impl Selected {
+    fn content(&self, copy: &Copy) -> Option<SourceContent> {
+        match self {
+            Selected::Inline(_) => None,
+            Selected::Files { matches, digests, .. } => {
+                Some(hash_matches(ContentHasher::for_copy(copy), matches, digests))
+            }
+        }
+    }
+}
+
+/// Where the content of a part is.
+enum PartContent {
+    Inline(Vec<u8>),
+    Files(Arc<FileSource>),
+}
+
+/// A match, or what is in it if it is an archive and archives are unpacked.
+fn unpacked(source: &FileSource, one: Match, unpack: Unpack) -> Result<Part, Failure> {
+    if unpack == Unpack::Never || one.is_directory || one.is_empty() {
+        return Ok(Part::Match(one));
+    }
+    let reading = |source| Failure::Io { doing: "cannot read an archive of the build context", source };
+    let file = open_content(source.root.as_fd(), &one.source(0)).map_err(reading)?;
+    Ok(match archive::open(file).map_err(reading)? {
+        Some(archive) => Part::Archive(archive),
+        None => Part::Match(one),
+    })
+}
+
+/// Sends the entries with their contents through a pipe, as an archive with exact times, while the worker reads it.
+fn place_arrangement(
+    worker: &Worker,
+    base: &TreeLayers,
+    arrangement: &Arrangement,
+    origins: &[PartContent],
+    files: &LayerFiles,
+) -> Result<MadeLayer, Failure> {
+    let io = |source: io::Error| Failure::Io { doing: "cannot read the files to copy", source };
+    let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| Failure::Io { doing: "cannot make a pipe", source: error.into() })?;
+    // A larger pipe means fewer switches between the two processes; where the limit is reached the usual size will do.
+    let _ = rustix::pipe::fcntl_setpipe_size(&write_end, 1 << 20);
+    let request = Request::Place {
+        chain: base.chain().to_vec(),
+        conflicts: arrangement.conflicts(),
+        hard_links: arrangement
+            .hard_links()
+            .into_iter()
+            .map(|(first, names)| {
+                (first.as_bytes().to_vec(), names.iter().map(|name| name.as_bytes().to_vec()).collect())
+            })
+            .collect(),
+    };
+    let (sent, response) = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| send(arrangement, origins, File::from(write_end)));
+        let passed = [read_end.as_fd(), files.blob.file().as_fd(), files.catalogue.file().as_fd()];
+        let response = worker.call(&request, &passed);
+        // The sender must not wait for a reader that is gone.
+        drop(read_end);
+        (sender.join().expect("sending does not panic"), response)
+    });
+    match (sent, response) {
+        // A worker that refuses stops reading; what the sender says of that is no news.
+        (Err(error), Ok(_)) => Err(io(error)),
+        (Err(error), Err(_)) if error.kind() != io::ErrorKind::BrokenPipe => Err(io(error)),
+        (_, response) => made(response?),
+    }
+}
+
+fn send(arrangement: &Arrangement, origins: &[PartContent], pipe: File) -> io::Result<()> {
+    let mut archive = TarWriter::new(BufWriter::with_capacity(256 << 10, pipe), Times::Exact);
+    for placed in arrangement.items() {
+        match &placed.origin {
+            Origin::Archive { part, item } => {
+                if let Part::Archive(unpacked) = &arrangement.parts()[*part] {
+                    archive.entry(&placed.entry, &mut unpacked.content(*item))?;
+                }
+            }
+            origin => archive.entry(&placed.entry, &mut PlacedContent { origins, origin })?,
+        }
+    }
+    archive.finish()?.flush()
+}
+
+/// The content of one entry, opened when the archive comes to it.
+struct PlacedContent<'a> {
+    origins: &'a [PartContent],
+    origin: &'a Origin,
+}
+
+impl Content for PlacedContent<'_> {
+    fn open(&mut self) -> io::Result<Box<dyn Read + '_>> {
+        match self.origin {
+            Origin::Made => Ok(Box::new(io::empty())),
+            Origin::Inline { part } => match &self.origins[*part] {
+                PartContent::Inline(content) => Ok(Box::new(content.as_slice())),
+                PartContent::Files(_) => Ok(Box::new(io::empty())),
+            },
+            Origin::Selected { part, source, .. } => match &self.origins[*part] {
+                PartContent::Files(files) => Ok(Box::new(open_content(files.root.as_fd(), source)?)),
+                PartContent::Inline(_) => Ok(Box::new(io::empty())),
+            },
+            // `send` takes it from the archive itself.
+            Origin::Archive { .. } => Ok(Box::new(io::empty())),
+        }
+    }
+}
+
+fn inspect(
+    worker: &Worker,
+    base: &TreeLayers,
+    copy: &Copy,
+) -> Result<(Destination, Option<(u32, u32)>), Failure> {
+    let request = Request::Inspect {
+        chain: base.chain().to_vec(),
+        dest: copy.dest.clone(),
+        is_directory: copy.dest_is_directory,
+        owner: copy.owner.clone(),
+    };
+    match worker.call(&request, &[])? {
+        Response::Inspected { destination, owner } => Ok((destination, owner)),
+        other => Err(lithify_worker::unexpected(&other).into()),
+    }
+}
+
+/// The time that made folders and heredocs have in the tree; in the layer it is the layer's.
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs() as i64, nanoseconds: since.subsec_nanos() }
+}

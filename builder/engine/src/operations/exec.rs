@@ -1,0 +1,123 @@
+//! RUN.
+
+use std::os::fd::AsFd;
+
+use lithify_cache::key::{self, Chain, Keyed, MountContent, RunSettings, Ulimit};
+use lithify_graph::{Exec, Network, Security, Step, StepId};
+use lithify_worker::{MadeLayer, RunRequest, RunResult, Worker};
+
+use super::mounts::Prepared;
+use super::output::{OutputReader, Tail};
+use super::{Done, LayerFiles};
+use crate::build::Running;
+use crate::error::{Ending, Failure, ProcessFailure};
+use crate::event::Stream;
+use crate::settings::DEFAULT_SHM_BYTES;
+
+impl Running<'_> {
+    pub(super) fn exec_key(&self, step: &Step, exec: &Exec, mounts: &[MountContent]) -> Keyed {
+        let settings = self.request.settings;
+        let ulimit =
+            |(name, soft, hard): &(String, u64, u64)| Ulimit { name: name.clone(), soft: *soft, hard: *hard };
+        let run = RunSettings {
+            hostname: settings.hostname.clone(),
+            extra_hosts: settings.extra_hosts.iter().map(|(name, _)| name.clone()).collect(),
+            ulimits: settings.ulimits.iter().map(ulimit).collect(),
+            shm_size_bytes: Some(settings.shm_size_bytes).filter(|size| *size != DEFAULT_SHM_BYTES),
+            ..RunSettings::default()
+        };
+        let base = Chain(self.tree(exec.base).diff_ids().to_vec());
+        key::exec_key(exec, &step.platform, &base, mounts, &run)
+    }
+
+    pub(super) fn run_exec(&self, id: StepId, step: &Step, exec: &Exec) -> Result<Done, Failure> {
+        if exec.security == Security::Insecure && !self.request.settings.allow_insecure {
+            let problem = "--security=insecure is not allowed; use --allow security.insecure if you trust this Dockerfile";
+            return Err(Failure::Input(problem.into()));
+        }
+        let below = self.tree(exec.base);
+        let contents = self.mount_contents(exec)?;
+        let keyed = self.exec_key(step, exec, &contents);
+        if self.reads_files(exec)
+            && let Some(done) = self.cached(step, &keyed.key, &below)?
+        {
+            return Ok(done);
+        }
+        self.make(id, &keyed, &below, |worker, files| {
+            self.trees.ensure(worker, &below)?;
+            let mounts = self.prepare_mounts(worker, step, exec)?;
+            self.run_process(id, exec, below.chain(), mounts, worker, files)
+        })
+    }
+
+    fn run_process(
+        &self,
+        id: StepId,
+        exec: &Exec,
+        chain: &[lithify_oci::Digest],
+        mounts: Prepared,
+        worker: &Worker,
+        files: &LayerFiles,
+    ) -> Result<MadeLayer, Failure> {
+        let request = self.run_request(exec, chain, &mounts);
+        let reader = OutputReader { step: id, observer: self.request.observer, tail: Tail::default() };
+        let reader = &reader;
+        let result = std::thread::scope(|scope| {
+            let mut passed = vec![files.blob.file().as_fd(), files.catalogue.file().as_fd()];
+            passed.extend(mounts.passed.iter().map(AsFd::as_fd));
+            worker.run(request, &passed, |out, error| {
+                scope.spawn(move || reader.read(Stream::Out, out));
+                scope.spawn(move || reader.read(Stream::Error, error));
+            })
+        });
+        let ending = match result? {
+            RunResult::Changed(made) => return Ok(made),
+            RunResult::Exited(code) => Ending::Exited(code),
+            RunResult::Signaled(signal) => Ending::Signaled(signal),
+            RunResult::TimedOut => {
+                Ending::TimedOut(self.request.settings.step_timeout_seconds.unwrap_or_default())
+            }
+        };
+        Err(Failure::Process(ProcessFailure { args: exec.args.clone(), ending, tail: reader.tail.lines() }))
+    }
+
+    fn run_request(&self, exec: &Exec, chain: &[lithify_oci::Digest], mounts: &Prepared) -> RunRequest {
+        let settings = self.request.settings;
+        let mut env = exec.env.clone();
+        env.extend(exec.proxy_env.iter().cloned());
+        env.extend(mounts.env.iter().cloned());
+        RunRequest {
+            chain: chain.to_vec(),
+            args: exec.args.clone(),
+            env,
+            cwd: exec.cwd.clone(),
+            user: exec.user.clone(),
+            hostname: settings.hostname.clone(),
+            host_network: exec.network != Network::None,
+            security: match exec.security {
+                Security::Sandbox => lithify_worker::Security::Sandbox,
+                Security::Insecure => lithify_worker::Security::Insecure,
+            },
+            hosts: self.hosts(),
+            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            mounts: mounts.mounts.clone(),
+            shm_size_bytes: settings.shm_size_bytes,
+            ulimits: settings.ulimits.clone(),
+            timeout_seconds: settings.step_timeout_seconds,
+            consume: false,
+        }
+    }
+
+    /// /etc/hosts as RUN sees it.
+    fn hosts(&self) -> String {
+        let settings = self.request.settings;
+        let mut hosts = format!(
+            "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+            settings.hostname
+        );
+        for (name, address) in &settings.extra_hosts {
+            hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        hosts
+    }
+}

@@ -1,0 +1,188 @@
+//! Files outside the store: which ones a step selects, and what they hold.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lithify_cache::key::{self, ContentDigest, ContentHasher, Matched, SourceContent};
+use lithify_cache::{ContextIndex, FileFacts};
+use lithify_files::ignore::Ignore;
+use lithify_files::select::{self, Match, Options, open_content};
+use lithify_linux::tree::Metadata;
+use lithify_oci::{Digest, DigestWriter, Timestamp, TreePath};
+use lithify_worker::Worker;
+
+use crate::build::Running;
+use crate::chain::TreeLayers;
+use crate::error::Failure;
+use crate::resources::FileSource;
+
+/// The digests of the regular files of some matches, by match and number.
+pub(super) type FileDigests = HashMap<(usize, usize), Digest>;
+
+impl Running<'_> {
+    /// Which files of `source` a pattern means.
+    pub(super) fn select(
+        &self,
+        source: &FileSource,
+        pattern: &str,
+        exclude: Option<&Ignore>,
+        parents: bool,
+    ) -> Result<Vec<Match>, Failure> {
+        let options = Options { ignore: source.ignore.as_ref(), exclude, parents, context: true };
+        Ok(select::select(source.root.as_fd(), pattern.as_bytes(), &options)?)
+    }
+
+    /// The digest of everything below a path of `source`, for the key of a RUN that mounts it.
+    pub(super) fn content_of(&self, source: &FileSource, path: &str) -> Result<ContentDigest, Failure> {
+        let matches = self.select(source, &literal(path), None, false)?;
+        let digests = self.file_digests(source, &matches)?;
+        Ok(hash_matches(ContentHasher::new(), &matches, &digests).digest())
+    }
+
+    /// Makes a tree of everything below a path of `source`, which stands at the same path in the tree.
+    pub(super) fn tree_of_files(
+        &self,
+        worker: &Worker,
+        source: &Arc<FileSource>,
+        path: &str,
+    ) -> Result<TreeLayers, Failure> {
+        let matches = self.select(source, &literal(path), None, false)?;
+        let digests = self.file_digests(source, &matches)?;
+        let content = hash_matches(ContentHasher::new(), &matches, &digests);
+        let keyed = key::files_key(path, &content);
+        if let Some(diff_id) = self.recorded(&keyed.key)? {
+            return Ok(TreeLayers::new([diff_id]));
+        }
+        let made = self.place_mounted(worker, source, path, matches, &keyed)?;
+        Ok(TreeLayers::new([made]))
+    }
+
+    /// The digest of each regular file, read only where the index does not know it.
+    pub(super) fn file_digests(
+        &self,
+        source: &FileSource,
+        matches: &[Match],
+    ) -> Result<FileDigests, Failure> {
+        let mut index = match &source.path {
+            Some(path) => Some(ContextIndex::load(self.request.store, path)?),
+            None => None,
+        };
+        let mut digests = FileDigests::new();
+        let mut unknown: Vec<Unknown> = vec![];
+        for (group, one) in matches.iter().enumerate() {
+            for at in 0..one.len() {
+                if one.facts(at).kind != rustix::fs::FileType::RegularFile {
+                    continue;
+                }
+                let path = one.source(at);
+                let known =
+                    index.as_ref().and_then(|index| index.digest(path.as_bytes(), &facts(one.facts(at))));
+                match known {
+                    Some(digest) => drop(digests.insert((group, at), digest)),
+                    None => unknown.push(Unknown { group, at, path, facts: facts(one.facts(at)) }),
+                }
+            }
+        }
+        for (file, digest) in unknown.iter().zip(read_all(source, &unknown)?) {
+            if let Some(index) = &mut index {
+                index.insert(file.path.as_bytes(), &file.facts, &digest);
+            }
+            digests.insert((file.group, file.at), digest);
+        }
+        if let Some(index) = index.filter(|_| !unknown.is_empty()) {
+            index.save()?;
+        }
+        Ok(digests)
+    }
+}
+
+struct Unknown {
+    group: usize,
+    at: usize,
+    path: TreePath,
+    facts: FileFacts,
+}
+
+/// Hashes files on all processors.
+fn read_all(source: &FileSource, files: &[Unknown]) -> Result<Vec<Digest>, Failure> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().div_ceil(8));
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(vec![None; files.len()]);
+    let work = || -> Result<(), Failure> {
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(at) else { return Ok(()) };
+            let digest = hash(source, &file.path, &mut buffer).map_err(|error| {
+                Failure::Input(format!("cannot read {} in the build context: {error}", file.path))
+            })?;
+            results.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[at] = Some(digest);
+        }
+    };
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        work()?;
+        helpers.into_iter().try_for_each(|helper| helper.join().expect("hashing does not panic"))
+    })?;
+    let results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(results.into_iter().flatten().collect())
+}
+
+fn hash(source: &FileSource, path: &TreePath, buffer: &mut [u8]) -> io::Result<Digest> {
+    let mut file = open_content(source.root.as_fd(), path)?;
+    let mut hasher = DigestWriter::new(io::sink());
+    loop {
+        match file.read(buffer)? {
+            0 => return Ok(hasher.finish().1),
+            length => hasher.write_all(&buffer[..length])?,
+        }
+    }
+}
+
+/// Hashes what matches hold: names, kinds, modes, owners and contents, never times.
+pub(super) fn hash_matches(
+    mut hasher: ContentHasher,
+    matches: &[Match],
+    digests: &FileDigests,
+) -> SourceContent {
+    for (group, one) in matches.iter().enumerate() {
+        hasher.matched(if one.is_directory { Matched::Folder } else { Matched::Single });
+        for (at, selected) in one.entries().enumerate() {
+            let mut entry = selected.entry;
+            if !one.is_directory {
+                entry.path = TreePath::cleaned(&one.name);
+            }
+            hasher.add(&entry, digests.get(&(group, at)));
+        }
+    }
+    hasher.finish()
+}
+
+fn facts(metadata: &Metadata) -> FileFacts {
+    FileFacts {
+        inode: metadata.inode,
+        device: (u64::from(metadata.device.0) << 32) | u64::from(metadata.device.1),
+        size_bytes: metadata.size_bytes,
+        modified: timestamp(metadata.modified),
+        changed: timestamp(metadata.changed),
+    }
+}
+
+fn timestamp((seconds, nanoseconds): (i64, u32)) -> Timestamp {
+    Timestamp { seconds, nanoseconds }
+}
+
+/// A path as a pattern that means only it.
+fn literal(path: &str) -> String {
+    let mut pattern = String::with_capacity(path.len());
+    for c in path.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
+}

@@ -1,0 +1,207 @@
+//! What each kind of step does.
+//!
+//! A step is first looked up, which costs next to nothing: [`Running::look_up`]. What that does not settle is performed on
+//! a thread of its own: contents are hashed and looked up again, and only then something runs.
+
+mod copy;
+mod directory;
+mod exec;
+mod files;
+mod mounts;
+mod output;
+
+use std::sync::Arc;
+
+use std::time::{Duration, SystemTime};
+
+use lithify_cache::key::{Key, Keyed};
+use lithify_cache::{LayerBlob, LayerFacts, NewFile, Record, Store};
+use lithify_graph::{Op, Step, StepId};
+use lithify_worker::{MadeLayer, Response, Worker};
+
+use crate::build::Running;
+use crate::chain::TreeLayers;
+use crate::error::Failure;
+use crate::event::Origin;
+use crate::resources::FileSource;
+
+/// How often a step that another process runs is asked for.
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// What a step results in.
+#[derive(Clone)]
+pub(crate) enum Outcome {
+    /// A file tree.
+    Tree(TreeLayers),
+    /// Files outside the store.
+    Files(Arc<FileSource>),
+}
+
+/// What a step resulted in, and where that came from.
+pub(crate) struct Done {
+    pub(crate) outcome: Outcome,
+    pub(crate) origin: Origin,
+}
+
+impl<'a> Running<'a> {
+    /// Settles a step without reading a file or starting a process; `None` where that is not possible.
+    pub(crate) fn look_up(&self, id: StepId) -> Result<Option<Done>, Failure> {
+        let step = self.request.graph.step(id);
+        let sources = self.request.sources;
+        match &step.op {
+            Op::Image(image) => {
+                let layers = sources.image(image)?.layers;
+                self.trees.add_base(image, &layers);
+                let tree = TreeLayers::new(layers.into_iter().map(|(diff_id, _)| diff_id));
+                Ok(Some(Done { outcome: Outcome::Tree(tree), origin: Origin::Source }))
+            }
+            Op::Context(context) => {
+                let files = sources.context(context)?;
+                Ok(Some(Done { outcome: Outcome::Files(files), origin: Origin::Source }))
+            }
+            Op::Http(_) | Op::Git(_) => Ok(None),
+            Op::Exec(exec) if self.reads_files(exec) => Ok(None),
+            Op::Exec(exec) => {
+                let keyed = self.exec_key(step, exec, &mounts::no_contents(exec));
+                self.cached(step, &keyed.key, &self.tree(exec.base))
+            }
+            Op::MakeDirectory(make) => {
+                let below = self.tree(make.base);
+                self.cached(step, &directory::key(make, &below).key, &below)
+            }
+            Op::Copy(copy) => match self.copy_definition_key(step, copy) {
+                Some(keyed) => self.cached(step, &keyed.key, &self.tree(copy.base)),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Does a step that [`Running::look_up`] did not settle.
+    pub(crate) fn perform(&self, id: StepId) -> Result<Done, Failure> {
+        let step = self.request.graph.step(id);
+        match &step.op {
+            Op::Exec(exec) => self.run_exec(id, step, exec),
+            Op::Copy(copy) => self.run_copy(id, step, copy),
+            Op::MakeDirectory(make) => self.run_make_directory(id, make),
+            Op::Http(http) => self.fetched(id, || self.request.sources.http(http)),
+            Op::Git(git) => self.fetched(id, || self.request.sources.git(git)),
+            Op::Image(_) | Op::Context(_) => unreachable!("a look-up settles images and contexts"),
+        }
+    }
+
+    fn fetched(
+        &self,
+        id: StepId,
+        fetch: impl FnOnce() -> Result<Arc<FileSource>, crate::SourceError>,
+    ) -> Result<Done, Failure> {
+        self.emit_start(id, None);
+        Ok(Done { outcome: Outcome::Files(fetch()?), origin: Origin::Run })
+    }
+
+    /// The result that is recorded under `key`, on top of the tree `below`.
+    fn cached(&self, step: &Step, key: &Key, below: &TreeLayers) -> Result<Option<Done>, Failure> {
+        if !self.request.settings.no_cache.allows(&step.stage) {
+            return Ok(None);
+        }
+        Ok(self.recorded(key)?.map(|diff_id| Done::cached(below.with(diff_id))))
+    }
+
+    /// The layer that is recorded under `key`, if its blob is still there.
+    fn recorded(&self, key: &Key) -> Result<Option<lithify_oci::Digest>, Failure> {
+        let store = self.request.store;
+        let Some(diff_id) = store.lookup(key)?.and_then(|record| record.layer) else { return Ok(None) };
+        Ok(self.trees.blob(&diff_id).is_ok().then_some(diff_id))
+    }
+
+    /// Makes a layer by `work`, once for all processes that want it now, and records it under `key`.
+    fn make(
+        &self,
+        id: StepId,
+        keyed: &Keyed,
+        below: &TreeLayers,
+        work: impl FnOnce(&Worker, &LayerFiles) -> Result<MadeLayer, Failure>,
+    ) -> Result<Done, Failure> {
+        let step = self.request.graph.step(id);
+        let store = self.request.store;
+        let mut lock = store.lock_step(&keyed.key)?;
+        if !lock.is_held() {
+            self.request.observer.event(crate::Event::Waiting { step: id, process: lock.waiting_for() });
+            while !lock.try_now()? {
+                if self.request.cancel.is_cancelled() {
+                    return Err(Failure::Cancelled);
+                }
+                std::thread::sleep(LOCK_POLL);
+            }
+            // Whoever held the lock before may have made it.
+            if let Some(done) = self.cached(step, &keyed.key, below)? {
+                return Ok(done);
+            }
+        }
+        let identity = identity(step);
+        let why = store.explain(&identity, &keyed.explanation(&identity))?;
+        self.emit_start(id, why.as_deref().filter(|_| self.request.settings.no_cache.allows(&step.stage)));
+        let worker = self.trees.worker()?;
+        let files = LayerFiles::create(store)?;
+        let made = work(&worker, &files).map_err(|failure| self.unless_cancelled(failure))?;
+        self.keep(keyed, &identity, files, &made)?;
+        let tree = below.with(made.diff_id);
+        Ok(Done::ran(tree))
+    }
+
+    /// Keeps a new layer and records it under `key`.
+    fn keep(
+        &self,
+        keyed: &Keyed,
+        identity: &str,
+        files: LayerFiles,
+        made: &MadeLayer,
+    ) -> Result<(), Failure> {
+        let store = self.request.store;
+        files.blob.commit_as(made.blob.digest, made.blob.size_bytes)?;
+        files.catalogue.commit_as(made.catalogue, made.catalogue_size_bytes)?;
+        let facts = LayerFacts {
+            size_bytes: made.uncompressed_size_bytes,
+            blobs: vec![LayerBlob { codec: made.encoding.clone(), descriptor: made.blob.clone() }],
+            catalogue: Some(made.catalogue),
+        };
+        store.remember_layer(&made.diff_id, &facts)?;
+        let record = Record {
+            layer: Some(made.diff_id),
+            catalogue: Some(made.catalogue),
+            finished: SystemTime::now(),
+        };
+        Ok(store.record(&keyed.key, &record, &keyed.explanation(identity))?)
+    }
+
+    /// That the worker is gone is no news after it was killed.
+    fn unless_cancelled(&self, failure: Failure) -> Failure {
+        if self.request.cancel.is_cancelled() { Failure::Cancelled } else { failure }
+    }
+}
+
+/// What makes a step "the same" in two builds: its stage, its place there and its instruction.
+fn identity(step: &Step) -> String {
+    let (place, rest) = step.title.split_once("] ").unwrap_or(("", &step.title));
+    let instruction = rest.split_whitespace().next().unwrap_or_default();
+    format!("{place}] {instruction}")
+}
+
+/// The files that a new layer and its catalogue are written to, by the worker.
+struct LayerFiles {
+    blob: NewFile,
+    catalogue: NewFile,
+}
+
+impl LayerFiles {
+    fn create(store: &Store) -> Result<Self, Failure> {
+        Ok(LayerFiles { blob: store.create_file()?, catalogue: store.create_file()? })
+    }
+}
+
+/// The layer in an answer to a call that makes one.
+fn made(response: Response) -> Result<MadeLayer, Failure> {
+    match response {
+        Response::Made(layer) => Ok(layer),
+        other => Err(lithify_worker::unexpected(&other).into()),
+    }
+}

@@ -1,0 +1,193 @@
+//! RUN --mount.
+
+use std::os::fd::OwnedFd;
+
+use lithify_cache::CacheMountLock;
+use lithify_cache::key::{Chain, MountContent};
+use lithify_graph::{CacheSharing, Exec, Mount, MountKind, Step, Tree};
+use lithify_worker::{RunMount, RunMountKind, Worker};
+
+use super::Outcome;
+use crate::build::Running;
+use crate::chain::TreeLayers;
+use crate::error::Failure;
+
+/// All that the mounts of one RUN need.
+#[derive(Default)]
+pub(super) struct Prepared {
+    pub(super) mounts: Vec<RunMount>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) passed: Vec<OwnedFd>,
+    /// Held until the process has ended.
+    pub(super) locks: Vec<CacheMountLock>,
+}
+
+/// The contents of mounts of which none counts.
+pub(super) fn no_contents(exec: &Exec) -> Vec<MountContent> {
+    exec.mounts.iter().map(|_| MountContent::Nothing).collect()
+}
+
+impl Running<'_> {
+    /// Whether a key needs the content of files outside the store.
+    pub(super) fn reads_files(&self, exec: &Exec) -> bool {
+        exec.mounts
+            .iter()
+            .any(|mount| matches!(&mount.kind, MountKind::Bind { from, .. } if *from != Tree::Scratch))
+    }
+
+    /// What the bind mounts of a RUN show, in order; other mounts are no part of the key.
+    pub(super) fn mount_contents(&self, exec: &Exec) -> Result<Vec<MountContent>, Failure> {
+        let contents = exec.mounts.iter().map(|mount| match &mount.kind {
+            MountKind::Bind { from, source, .. } => match self.files(*from) {
+                Some(files) => Ok(MountContent::Content(self.content_of(&files, source)?)),
+                None => Ok(MountContent::Tree(Chain(self.tree(*from).diff_ids().to_vec()))),
+            },
+            _ => Ok(MountContent::Nothing),
+        });
+        contents.collect()
+    }
+
+    /// Brings everything that the mounts show to where the worker can reach it.
+    pub(super) fn prepare_mounts(
+        &self,
+        worker: &Worker,
+        step: &Step,
+        exec: &Exec,
+    ) -> Result<Prepared, Failure> {
+        let mut prepared = Prepared::default();
+        for mount in &exec.mounts {
+            self.prepare_mount(worker, step, mount, &mut prepared)?;
+        }
+        if let Some(script) = &exec.script {
+            prepared.mounts.push(RunMount {
+                target: format!("/dev/pipes/{}", script.name),
+                kind: RunMountKind::File { content: script.content.clone(), mode: 0o755, uid: 0, gid: 0 },
+            });
+        }
+        Ok(prepared)
+    }
+
+    fn prepare_mount(
+        &self,
+        worker: &Worker,
+        step: &Step,
+        mount: &Mount,
+        prepared: &mut Prepared,
+    ) -> Result<(), Failure> {
+        let kind = match &mount.kind {
+            MountKind::Bind { from, source, writable } => {
+                let (tree, source) = self.mounted_tree(worker, *from, source)?;
+                RunMountKind::Tree { chain: tree.chain().to_vec(), source, writable: *writable }
+            }
+            MountKind::Cache { id, sharing, from, source, mode, uid, gid, read_only } => {
+                let seed = match from {
+                    Tree::Scratch => None,
+                    _ => {
+                        let (tree, source) = self.mounted_tree(worker, *from, source)?;
+                        Some((tree.chain().to_vec(), source))
+                    }
+                };
+                // Another owner or mode asks for another folder, as in BuildKit.
+                let name = format!("{id}\0{seed:?}\0{mode:o}\0{uid}\0{gid}");
+                let lock = self.lock_cache_mount(&name, *sharing)?;
+                let folder = lock.folder().to_owned();
+                prepared.locks.push(lock);
+                let fresh = !self.request.settings.no_cache.allows(&step.stage);
+                RunMountKind::Cache {
+                    folder,
+                    seed,
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                    read_only: *read_only,
+                    fresh,
+                }
+            }
+            MountKind::Tmpfs { size_bytes } => RunMountKind::Tmpfs { size_bytes: *size_bytes },
+            MountKind::Secret { id, env, required, mode, uid, gid } => {
+                let Some(secret) = self.request.settings.secrets.get(id) else {
+                    if *required {
+                        let problem =
+                            format!("secret {id} not found: pass it with --secret id={id},src=FILE");
+                        return Err(Failure::Input(problem));
+                    }
+                    prepared.env.extend(env.iter().map(|name| (name.clone(), String::new())));
+                    return Ok(());
+                };
+                if let Some(name) = env {
+                    let value = String::from_utf8(secret.0.clone()).map_err(|_| {
+                        Failure::Input(format!("secret {id} is no text, and cannot be the variable {name}"))
+                    })?;
+                    prepared.env.push((name.clone(), value));
+                }
+                RunMountKind::File { content: secret.0.clone(), mode: *mode, uid: *uid, gid: *gid }
+            }
+            MountKind::Ssh { id, required, mode, uid, gid } => {
+                let Some(socket) = self.request.settings.ssh.get(id) else {
+                    if *required {
+                        let problem = format!("ssh agent {id} not found: pass one with --ssh {id}");
+                        return Err(Failure::Input(problem));
+                    }
+                    return Ok(());
+                };
+                let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+                let opened = rustix::fs::open(socket, flags, rustix::fs::Mode::empty());
+                let opened = opened.map_err(|error| {
+                    Failure::Input(format!(
+                        "cannot open the ssh agent's socket {}: {error}",
+                        socket.display()
+                    ))
+                })?;
+                prepared.passed.push(opened);
+                if let Some(target) = &mount.target {
+                    prepared.env.push(("SSH_AUTH_SOCK".into(), target.clone()));
+                }
+                let file = prepared.passed.len() - 1;
+                RunMountKind::Socket { file, mode: *mode, uid: *uid, gid: *gid }
+            }
+        };
+        if let Some(target) = &mount.target {
+            prepared.mounts.push(RunMount { target: target.clone(), kind });
+        }
+        Ok(())
+    }
+
+    /// Takes a cache mount's folder, and waits for it if it must.
+    fn lock_cache_mount(&self, name: &str, sharing: CacheSharing) -> Result<CacheMountLock, Failure> {
+        loop {
+            if let Some(lock) = self.request.store.lock_cache_mount(name, sharing)? {
+                return Ok(lock);
+            }
+            if self.request.cancel.is_cancelled() {
+                return Err(Failure::Cancelled);
+            }
+            std::thread::sleep(super::LOCK_POLL);
+        }
+    }
+
+    /// The tree that a mount shows, and the path in it. Files outside the store become a tree first.
+    fn mounted_tree(
+        &self,
+        worker: &Worker,
+        from: Tree,
+        source: &str,
+    ) -> Result<(TreeLayers, String), Failure> {
+        let tree = match self.files(from) {
+            Some(files) => self.tree_of_files(worker, &files, source)?,
+            None => self.tree(from),
+        };
+        self.trees.ensure(worker, &tree)?;
+        Ok((tree, source.to_owned()))
+    }
+
+    /// The files that `from` is, if it is no tree.
+    pub(super) fn files(&self, from: Tree) -> Option<std::sync::Arc<crate::FileSource>> {
+        match from {
+            Tree::Scratch => None,
+            Tree::Of(step) => match self.outcome(step) {
+                Outcome::Files(files) => Some(files),
+                Outcome::Tree(_) => None,
+            },
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What the user asked for beside the Dockerfile.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lithify_oci::layer::Compression;
+use lithify_worker::Snapshotter;
+
+/// docker's `--shm-size` where nobody says anything.
+pub(crate) const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+
+/// What holds for all steps of a build.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many steps may run at the same time; `None` sets no limit.
+    pub jobs: Option<usize>,
+    /// What must not come from the cache.
+    pub no_cache: NoCache,
+    /// How trees are kept; `None` takes overlay where it works.
+    pub snapshotter: Option<Snapshotter>,
+    /// What a RUN sees as its machine's name.
+    pub hostname: String,
+    /// `--add-host`: names and addresses.
+    pub extra_hosts: Vec<(String, String)>,
+    /// `--shm-size`
+    pub shm_size_bytes: u64,
+    /// `--ulimit`: name, soft and hard limit.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// `--step-timeout`
+    pub step_timeout_seconds: Option<u64>,
+    /// `--secret`, by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// `--ssh`, by id: sockets of agents.
+    pub ssh: BTreeMap<String, std::path::PathBuf>,
+    /// `--allow security.insecure`
+    pub allow_insecure: bool,
+    /// How the image's own layers are compressed.
+    pub compression: Compression,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            jobs: None,
+            no_cache: NoCache::Use,
+            snapshotter: None,
+            hostname: "buildkitsandbox".into(),
+            extra_hosts: vec![],
+            shm_size_bytes: DEFAULT_SHM_BYTES,
+            ulimits: vec![],
+            step_timeout_seconds: None,
+            secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
+            allow_insecure: false,
+            compression: Compression::default(),
+        }
+    }
+}
+
+/// What must not come from the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoCache {
+    /// Everything may.
+    Use,
+    /// Nothing may.
+    All,
+    /// The steps of these stages may not.
+    Stages(BTreeSet<String>),
+}
+
+impl NoCache {
+    /// Whether a step of this stage may come from the cache.
+    pub fn allows(&self, stage: &str) -> bool {
+        match self {
+            NoCache::Use => true,
+            NoCache::All => false,
+            NoCache::Stages(stages) => !stages.contains(&stage.to_lowercase()),
+        }
+    }
+}
+
+/// A secret's value. Shown to nobody: its `Debug` form is blank.
+#[derive(Clone)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

@@ -1,0 +1,173 @@
+//! The worker, started when it is first needed, and the trees that it has.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use lithify_cache::Store;
+use lithify_graph::Image;
+use lithify_oci::{Descriptor, Digest};
+use lithify_worker::{Response, Worker};
+
+use crate::chain::TreeLayers;
+use crate::error::Failure;
+use crate::resources::{Cancel, Sources};
+use crate::settings::Settings;
+
+/// What a build knows of layers and trees.
+pub(crate) struct Trees<'a> {
+    store: &'a Store,
+    sources: &'a dyn Sources,
+    settings: &'a Settings,
+    cancel: &'a Cancel,
+    worker: OnceLock<Arc<Worker>>,
+    starting: Mutex<()>,
+    /// Layers of base images, by diffID: where their blobs come from.
+    bases: Mutex<HashMap<Digest, (Image, Descriptor)>>,
+    /// Trees that the worker is known to have, by chain id. Held while one is unpacked, so that two steps do not unpack the same.
+    present: Mutex<HashSet<Digest>>,
+}
+
+impl<'a> Trees<'a> {
+    pub(crate) fn new(
+        store: &'a Store,
+        sources: &'a dyn Sources,
+        settings: &'a Settings,
+        cancel: &'a Cancel,
+    ) -> Self {
+        Trees {
+            store,
+            sources,
+            settings,
+            cancel,
+            worker: OnceLock::new(),
+            starting: Mutex::new(()),
+            bases: Mutex::default(),
+            present: Mutex::default(),
+        }
+    }
+
+    /// Remembers where the layers of a base image come from.
+    pub(crate) fn add_base(&self, image: &Image, layers: &[(Digest, Descriptor)]) {
+        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        for (diff_id, blob) in layers {
+            bases.entry(*diff_id).or_insert_with(|| (image.clone(), blob.clone()));
+        }
+    }
+
+    /// The blob of a base image's layer.
+    pub(crate) fn base_layer(&self, diff_id: &Digest) -> Option<(Image, Descriptor)> {
+        self.bases.lock().unwrap_or_else(PoisonError::into_inner).get(diff_id).cloned()
+    }
+
+    /// The worker.
+    ///
+    /// # Errors
+    /// Where the machine does not let one run.
+    pub(crate) fn worker(&self) -> Result<Arc<Worker>, Failure> {
+        let _one_at_a_time = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.cancel.is_cancelled() {
+            return Err(Failure::Cancelled);
+        }
+        if let Some(worker) = self.worker.get() {
+            return Ok(worker.clone());
+        }
+        let map = lithify_sandbox::probe_range().map_err(Failure::Unavailable)?;
+        let trees = self.tree_folder(&map)?;
+        let worker = Arc::new(Worker::start(&map, trees.as_fd(), self.settings.snapshotter)?);
+        let doomed = Arc::downgrade(&worker);
+        self.cancel.on_cancel(Box::new(move || {
+            if let Some(worker) = doomed.upgrade() {
+                worker.kill();
+            }
+        }));
+        Ok(self.worker.get_or_init(|| worker).clone())
+    }
+
+    /// Ends the worker, if there is one, and all that it runs.
+    pub(crate) fn stop(&self) {
+        if let Some(worker) = self.worker.get() {
+            worker.kill();
+        }
+    }
+
+    /// The folder for the trees of one id map; mapped root owns it. Trees are kept per map because their files' owners are.
+    fn tree_folder(&self, map: &lithify_sandbox::IdMap) -> Result<OwnedFd, Failure> {
+        use rustix::fs::{Gid, Mode, OFlags, Uid};
+        let failed =
+            |source: std::io::Error| Failure::Io { doing: "cannot make the folder for file trees", source };
+        let path = self.store.trees_root().join(map.key());
+        std::fs::create_dir_all(&path).map_err(failed)?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let (uid, gid) = map.root_outside();
+        let owner = rustix::fs::fstat(&folder).map_err(|error| failed(error.into()))?;
+        if (owner.st_uid, owner.st_gid) != (uid, gid) {
+            rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|error| failed(error.into()))?;
+        }
+        Ok(folder)
+    }
+
+    /// Makes sure that the worker has a tree, and every tree on the way to it.
+    pub(crate) fn ensure(&self, worker: &Worker, tree: &TreeLayers) -> Result<(), Failure> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, chain_id) in tree.chain().iter().enumerate() {
+            if present.contains(chain_id) {
+                continue;
+            }
+            let chain = tree.chain()[..=at].to_vec();
+            let has = match worker.call(&lithify_worker::Request::Has { chain: chain.clone() }, &[])? {
+                Response::Has(has) => has,
+                other => return Err(lithify_worker::unexpected(&other).into()),
+            };
+            if !has {
+                self.apply(worker, &chain, &tree.diff_ids()[at])?;
+            }
+            present.insert(*chain_id);
+        }
+        Ok(())
+    }
+
+    /// The worker has this tree now: it made it itself.
+    pub(crate) fn made(&self, tree: &TreeLayers) {
+        if let Some(chain_id) = tree.chain().last() {
+            self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(*chain_id);
+        }
+    }
+
+    fn apply(&self, worker: &Worker, chain: &[Digest], diff_id: &Digest) -> Result<(), Failure> {
+        let opening = |source| Failure::Io { doing: "cannot open a layer in the store", source };
+        let blob = self.blob(diff_id)?;
+        let mut files = vec![self.store.open_blob(&blob.digest).map_err(opening)?];
+        if let Some(catalogue) = self.store.layer(diff_id)?.and_then(|facts| facts.catalogue) {
+            files.extend(self.store.open_blob(&catalogue).ok());
+        }
+        let (chain_id, parents) = chain.split_last().expect("a chain has at least one layer");
+        let request = lithify_worker::Request::Apply {
+            parents: parents.to_vec(),
+            chain: *chain_id,
+            catalogue: files.len() > 1,
+        };
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        match worker.call(&request, &files)? {
+            Response::Done => Ok(()),
+            other => Err(lithify_worker::unexpected(&other).into()),
+        }
+    }
+
+    /// A blob of the layer that is in the store; a base image's is fetched if need be.
+    pub(crate) fn blob(&self, diff_id: &Digest) -> Result<Descriptor, Failure> {
+        if let Some((image, descriptor)) = self.base_layer(diff_id) {
+            if self.store.open_blob(&descriptor.digest).is_err() {
+                self.sources.fetch_layer(&image, &descriptor)?;
+            }
+            return Ok(descriptor);
+        }
+        let facts = self.store.layer(diff_id)?;
+        let here = facts.into_iter().flat_map(|facts| facts.blobs).map(|blob| blob.descriptor);
+        here.into_iter().find(|blob| self.store.open_blob(&blob.digest).is_ok()).ok_or_else(|| {
+            Failure::Input(format!("the store has lost the layer {diff_id}: build again with --no-cache"))
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! Layers: unpacked into trees, and made of streams of entries.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use lithify_files::place::{Below, Conflicts, EmptyBelow, FolderBelow, HardLinks, Placer};
+use lithify_oci::layer::{Catalogue, Compression, LayerWriter, Limits, Times, decompress, read_tar};
+use lithify_oci::{Digest, EntrySink, TreePath};
+use lithify_snapshot::ChainId;
+
+use crate::protocol::{Chain, Failure, MadeLayer};
+use crate::serve::{Call, Context, ids};
+
+/// Unpacks a layer's blob on top of the tree `parents`.
+pub(crate) fn apply(
+    context: &Context,
+    parents: &Chain,
+    chain: &Digest,
+    has_catalogue: bool,
+    call: &mut Call<'_>,
+) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::storage("cannot read a layer", &error);
+    let blob = File::from(call.file()?);
+    let catalogue = match has_catalogue {
+        false => None,
+        true => {
+            let mut bytes = vec![];
+            io::Read::read_to_end(&mut File::from(call.file()?), &mut bytes).map_err(failed)?;
+            Some(Catalogue::read(bytes).map_err(failed)?)
+        }
+    };
+    let mut plain = decompress(blob).map_err(failed)?;
+    Ok(context.snapshots.apply(&ids(parents), ChainId::from(*chain), &mut plain, catalogue.as_ref())?)
+}
+
+/// Makes a layer of entries that the main process sends, checked against the tree below.
+pub(crate) fn place(
+    context: &Context,
+    below: &Chain,
+    conflicts: Conflicts,
+    hard_links: &[(Vec<u8>, Vec<Vec<u8>>)],
+    call: &mut Call<'_>,
+) -> Result<MadeLayer, Failure> {
+    let archive = io::BufReader::with_capacity(1 << 18, File::from(call.file()?));
+    let files = LayerFiles::take(call)?;
+    let path = |bytes: &Vec<u8>| TreePath::cleaned(bytes);
+    let links = hard_links.iter().map(|(first, names)| (path(first), names.iter().map(path).collect()));
+    place_below(context, below, conflicts, links.collect(), files, |sink| {
+        read_tar(archive, sink, Limits::default()).map_err(placing)
+    })
+}
+
+/// Makes a layer of what `entries` sends, checked against the tree below.
+pub(crate) fn place_below(
+    context: &Context,
+    below: &Chain,
+    conflicts: Conflicts,
+    links: HardLinks,
+    files: LayerFiles,
+    entries: impl FnOnce(&mut dyn EntrySink) -> Result<(), Failure>,
+) -> Result<MadeLayer, Failure> {
+    let through = |below: &dyn Below, sink: &mut dyn EntrySink| {
+        let mut placer = Placer::new(below, conflicts, sink).with_hard_links(links);
+        entries(&mut placer)?;
+        placer.finish().map_err(placing)
+    };
+    if below.is_empty() {
+        return files.write(|sink| through(&EmptyBelow, sink));
+    }
+    let view = context.snapshots.view(&ids(below))?;
+    files.write(|sink| through(&FolderBelow::new(view.root()), sink))
+}
+
+/// What stops a placement: kinds that clash are the Dockerfile's problem, all else is the machine's.
+pub(crate) fn placing(error: io::Error) -> Failure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<lithify_files::Error>()) {
+        Some(clash) => Failure::input(clash),
+        None => Failure::storage("cannot make a layer", &error),
+    }
+}
+
+/// The files that a new layer's blob and catalogue are written to.
+pub(crate) struct LayerFiles {
+    blob: File,
+    catalogue: File,
+}
+
+impl LayerFiles {
+    pub(crate) fn take(call: &mut Call<'_>) -> Result<Self, Failure> {
+        Ok(LayerFiles { blob: File::from(call.file()?), catalogue: File::from(call.file()?) })
+    }
+
+    /// Writes the layer that `entries` sends.
+    ///
+    /// Its times are zero and its compression is always the same: what a build's options ask for is made from it later.
+    pub(crate) fn write(
+        mut self,
+        entries: impl FnOnce(&mut dyn EntrySink) -> Result<(), Failure>,
+    ) -> Result<MadeLayer, Failure> {
+        let failed = |error: io::Error| Failure::storage("cannot write a layer to the store", &error);
+        let compression = Compression::default();
+        let mut writer = LayerWriter::new(self.blob, compression, Times::At(0)).map_err(failed)?;
+        entries(&mut writer)?;
+        let (_, layer, catalogue) = writer.finish().map_err(failed)?;
+        self.catalogue.write_all(&catalogue).map_err(failed)?;
+        Ok(MadeLayer {
+            diff_id: layer.diff_id,
+            blob: layer.blob,
+            encoding: compression.identity(),
+            uncompressed_size_bytes: layer.uncompressed_size_bytes,
+            catalogue: Digest::of(&catalogue),
+            catalogue_size_bytes: catalogue.len() as u64,
+        })
+    }
+}

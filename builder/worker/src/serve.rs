@@ -1,0 +1,144 @@
+//! The worker's side: takes calls and does each on a thread of its own.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock};
+
+use lithify_linux::socket;
+use lithify_sandbox::Range;
+use lithify_snapshot::{ChainId, Overlay, Snapshots};
+
+use crate::client::{read_message, write_message};
+use crate::protocol::{Answer, Chain, Failure, Request, Response, Snapshotter};
+
+/// The descriptor that the control socket has in the worker.
+const CONTROL: i32 = 3;
+
+/// What all calls share.
+pub(crate) struct Context {
+    pub(crate) snapshots: Box<dyn Snapshots>,
+    /// The folder that cache mounts are kept in.
+    pub(crate) cache_mounts: OwnedFd,
+    pub(crate) sandbox: Range,
+}
+
+/// One call: the files that came with it, in order, and the socket for the answer.
+pub(crate) struct Call<'a> {
+    files: std::collections::VecDeque<OwnedFd>,
+    pub(crate) stream: &'a UnixStream,
+}
+
+impl Call<'_> {
+    /// The next of the files.
+    pub(crate) fn file(&mut self) -> Result<OwnedFd, Failure> {
+        self.files.pop_front().ok_or_else(|| Failure::input("a file is missing in a call to the worker"))
+    }
+
+    /// The files that are left.
+    pub(crate) fn rest(&mut self) -> Vec<OwnedFd> {
+        self.files.drain(..).collect()
+    }
+}
+
+/// Serves the main process until it is gone. This is the hidden subcommand [`WORKER_COMMAND`](crate::WORKER_COMMAND).
+pub fn serve() -> ! {
+    lithify_linux::process::reset_signals();
+    let Ok(control) = lithify_linux::process::inherited_descriptor(CONTROL) else {
+        eprintln!("lithify: this subcommand is the builder's own");
+        std::process::exit(2)
+    };
+    let context: Arc<OnceLock<Context>> = Arc::default();
+    while let Ok(Some((_, mut files))) = socket::receive_with_fds(&control, 16) {
+        if files.is_empty() {
+            continue;
+        }
+        let stream = UnixStream::from(files.remove(0));
+        let context = context.clone();
+        std::thread::spawn(move || answer(&context, stream, files));
+    }
+    std::process::exit(0)
+}
+
+fn answer(context: &OnceLock<Context>, mut stream: UnixStream, files: Vec<OwnedFd>) {
+    // Whoever asked and went away needs no answer.
+    let Ok(request) = read_message::<Request>(&mut stream) else { return };
+    let answer = {
+        let mut call = Call { files: files.into(), stream: &stream };
+        dispatch(context, request, &mut call)
+    };
+    let _ = write_message(&mut stream, &answer);
+}
+
+fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) -> Answer {
+    if let Request::Hello { snapshotter } = request {
+        let (made, chosen) = open(call.file()?, snapshotter)?;
+        let _ = context.set(made);
+        return Ok(Response::Ready(chosen));
+    }
+    let context =
+        context.get().ok_or_else(|| Failure::input("the worker was called before it was greeted"))?;
+    match request {
+        Request::Hello { .. } => unreachable!("it is answered above"),
+        Request::Has { chain } => {
+            let has = context.snapshots.has(&ids(&chain));
+            has.map(Response::Has).map_err(|error| Failure::storage("cannot look for a file tree", &error))
+        }
+        Request::Apply { parents, chain, catalogue } => {
+            crate::layers::apply(context, &parents, &chain, catalogue, call).map(|()| Response::Done)
+        }
+        Request::Inspect { chain, dest, is_directory, owner } => {
+            let (destination, owner) =
+                crate::copy::inspect(context, &chain, &dest, is_directory, owner.as_deref())?;
+            Ok(Response::Inspected { destination, owner })
+        }
+        Request::Place { chain, conflicts, hard_links } => {
+            crate::layers::place(context, &chain, conflicts, &hard_links, call).map(Response::Made)
+        }
+        Request::Copy(request) => crate::copy::copy(context, &request, call).map(Response::Made),
+        Request::MakeDirectory { chain, path, user } => {
+            crate::copy::make_directory(context, &chain, &path, &user, call).map(Response::Made)
+        }
+        Request::Run(request) => crate::run::run(context, &request, call).map(Response::Ran),
+    }
+}
+
+fn open(trees: OwnedFd, wanted: Option<Snapshotter>) -> Result<(Context, Snapshotter), Failure> {
+    let failed = |error: io::Error| Failure::storage("cannot use the folder for file trees", &error);
+    let cache_mounts = subfolder(&trees, "cache-mounts").map_err(failed)?;
+    let (snapshots, chosen) = open_snapshots(&trees, wanted)?;
+    Ok((Context { snapshots, cache_mounts, sandbox: Range::new()? }, chosen))
+}
+
+/// The snapshotter that was asked for; overlay where it works if none was.
+fn open_snapshots(
+    trees: &OwnedFd,
+    wanted: Option<Snapshotter>,
+) -> Result<(Box<dyn Snapshots>, Snapshotter), Failure> {
+    let overlay = || Overlay::open(trees.as_fd()).map_err(Failure::from);
+    let copy = || Err::<Overlay, _>(Failure::input("no copy yet"));
+    match wanted {
+        Some(Snapshotter::Overlay) => Ok((Box::new(overlay()?), Snapshotter::Overlay)),
+        Some(Snapshotter::Copy) => Ok((Box::new(copy()?), Snapshotter::Copy)),
+        None => match overlay() {
+            Ok(overlay) => Ok((Box::new(overlay), Snapshotter::Overlay)),
+            Err(_) => Ok((Box::new(copy()?), Snapshotter::Copy)),
+        },
+    }
+}
+
+/// A folder below `folder`, made if need be.
+pub(crate) fn subfolder(folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    match rustix::fs::mkdirat(folder, name, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
+}
+
+/// Tree names for the snapshotter.
+pub(crate) fn ids(chain: &Chain) -> Vec<ChainId> {
+    chain.iter().copied().map(ChainId::from).collect()
+}
