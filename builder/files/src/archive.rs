@@ -8,14 +8,18 @@ mod tests;
 use std::env;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use lithify_oci::layer::{Limits, read_archive};
 use lithify_oci::{Content, Entry, EntryKind, EntrySink, TreePath};
 
+use rustix::fs::FileType;
+
 use crate::Error;
 use crate::facts::CAPABILITY;
+use crate::select::{Match, open_content};
 
 /// An archive whose headers have been read. What it holds is what unpacking it into an empty folder would leave there:
 /// later entries win over earlier ones, and links that it makes are followed.
@@ -60,6 +64,17 @@ struct Item {
 /// What reading says, and what is wrong with an archive after its first header.
 pub fn open(file: File) -> io::Result<Option<Archive>> {
     open_with(file, &env::temp_dir())
+}
+
+/// Opens a selected file below `root` as an archive. `None` for folders and special files too.
+///
+/// # Errors
+/// As [`open`], and where the file cannot be opened.
+pub fn open_match(root: BorrowedFd<'_>, found: &Match) -> io::Result<Option<Archive>> {
+    match found.top.kind {
+        FileType::RegularFile => open(open_content(root, &found.base)?),
+        _ => Ok(None),
+    }
 }
 
 /// As [`open`], with the folder for temporary files.
@@ -135,17 +150,20 @@ impl Archive {
     }
 
     /// The content of an entry.
-    pub fn content(&self, item: usize) -> ArchiveContent<'_> {
+    ///
+    /// # Errors
+    /// Where the entry is no regular file, or one more name of one.
+    pub fn content(&self, item: usize) -> io::Result<ArchiveContent<'_>> {
         let Item { entry, place, .. } = &self.items[item];
-        let size_bytes = match entry.kind {
-            EntryKind::File { size_bytes } => size_bytes,
-            _ => 0,
+        let EntryKind::File { size_bytes } = entry.kind else {
+            let message = format!("{} has no content in the archive", entry.path);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         };
         let (file, offset_bytes) = match *place {
             Place::Expanded { offset_bytes } => (self.expanded.as_ref().unwrap_or(&self.tar), offset_bytes),
             Place::Tar { offset_bytes } => (&self.tar, offset_bytes),
         };
-        ArchiveContent { file, position: offset_bytes, left: size_bytes }
+        Ok(ArchiveContent { file, position: offset_bytes, left: size_bytes })
     }
 }
 

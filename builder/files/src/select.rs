@@ -139,7 +139,9 @@ impl Match {
             }
             ItemKind::Plain => plain_kind(&item.facts, item.extra.as_deref()),
         };
-        let capability = item.extra.as_ref().and_then(|extra| extra.capability.clone());
+        // The attributes were read once, for the first name.
+        let first = &self.items[self.link_of(at).unwrap_or(at)];
+        let capability = first.extra.as_ref().and_then(|extra| extra.capability.clone());
         let facts = &item.facts;
         Entry {
             path: TreePath::cleaned(self.path(at)),

@@ -76,6 +76,16 @@ pub(crate) fn skipped(why: &str) {
     eprintln!("SKIPPED {name}: no right to {why}");
 }
 
+/// Whether this process is root; a note if not. Files that a test makes are owned by root only then, as those of contexts
+/// always are, and only root reads what nobody may.
+pub(crate) fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skipped("be root");
+    }
+    root
+}
+
 /// Writes entries as lines.
 #[derive(Default)]
 pub(crate) struct Lines(pub(crate) Vec<String>);

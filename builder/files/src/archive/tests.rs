@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 
-use crate::arrange::{Part, Rules, arrange};
+use lithify_oci::entry::NoContent;
+
+use crate::arrange::{Origin, Part, Rules, arrange};
 use crate::dest::{self, Destination};
 use crate::place::{FolderBelow, Placer};
 use crate::testing::{Lines, line, tree};
@@ -21,7 +23,8 @@ fn tar_of(text: &str) -> Vec<u8> {
         let mut header = tar::Header::new_ustar();
         header.set_mode(if kind == "d" { 0o755 } else { 0o644 });
         header.set_size(0);
-        (header.set_uid(0), header.set_gid(0));
+        header.set_uid(0);
+        header.set_gid(0);
         for attribute in attributes {
             match attribute.split_once(':') {
                 Some((uid, gid)) => {
@@ -59,7 +62,8 @@ fn opened(bytes: &[u8]) -> io::Result<Option<Archive>> {
 }
 
 fn lines(archive: &Archive) -> Vec<String> {
-    let content = |item| io::read_to_string(archive.content(item)).unwrap();
+    let content =
+        |item| archive.content(item).map(|content| io::read_to_string(content).unwrap()).unwrap_or_default();
     (0..archive.len()).map(|item| line(archive.entry(item), &content(item))).collect()
 }
 
@@ -152,7 +156,7 @@ fn expand_sparse_files() {
             .output();
         let Ok(made) = made else { return crate::testing::skipped("run tar") };
         let archive = opened(&made.stdout).unwrap().unwrap();
-        let content = |item| io::read_to_string(archive.content(item)).unwrap();
+        let content = |item| io::read_to_string(archive.content(item).unwrap()).unwrap();
         assert_eq!(content(0).len(), 1_000_000, "{format}");
         assert_eq!(&content(0)[300_000..300_006], "middle", "{format}");
         assert_eq!(content(1), "after", "{format}");
@@ -174,12 +178,14 @@ fn add(archives: &[&str], below: &str, dest: &str, rules: Rules) -> Option<Vec<S
     let links = arrangement.hard_links();
     let mut placer = Placer::new(&tree_below, arrangement.conflicts(), &mut lines).with_hard_links(links);
     for placed in arrangement.items() {
-        match (placed.origin, &arrangement.parts()) {
-            (crate::arrange::Origin::Archive { part, item }, parts) => {
-                let Part::Archive(archive) = &parts[part] else { unreachable!() };
-                placer.entry(&placed.entry, &mut archive.content(item)).unwrap();
-            }
-            _ => placer.entry(&placed.entry, &mut lithify_oci::entry::NoContent).unwrap(),
+        let Origin::Archive { part, item } = placed.origin else {
+            placer.entry(&placed.entry, &mut NoContent).unwrap();
+            continue;
+        };
+        let Part::Archive(archive) = &arrangement.parts()[part] else { panic!("part {part} is no archive") };
+        match archive.content(item) {
+            Ok(mut content) => placer.entry(&placed.entry, &mut content).unwrap(),
+            Err(_) => placer.entry(&placed.entry, &mut NoContent).unwrap(),
         }
     }
     placer.finish().unwrap();
@@ -234,4 +240,16 @@ fn unpack_through_links_that_are_there() {
     adds(&["f abs/share/x x"], below, "/", Rules::default(), "d usr\nd usr/share\nf usr/share/x x");
     // Unpacking sees the destination as its root.
     adds(&["f l/x x"], "l d/l /in\nd in", "/d", Rules::default(), "d d\nd d/in\nf d/in/x x");
+}
+
+#[test]
+fn open_only_regular_files_of_matches() {
+    let Some(tree) = tree("d d\np p") else { return };
+    std::fs::write(tree.folder.path().join("a.tar"), tar_of("f f hi")).unwrap();
+    let options = crate::select::Options { ignore: None, exclude: None, parents: false, context: true };
+    for (path, is_archive) in [("d", false), ("p", false), ("a.tar", true)] {
+        let found = crate::select::select(tree.root.as_fd(), path.as_bytes(), &options).unwrap();
+        let archive = open_match(tree.root.as_fd(), &found[0]).unwrap();
+        assert_eq!(archive.is_some(), is_archive, "{path}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use crate::arrange::Rules;
-use crate::testing::{Copy, tree};
+use crate::testing::{Copy, is_root, tree};
 
 use super::*;
 
@@ -81,6 +81,9 @@ fn follow_links_of_sources_within_the_root() {
 
 #[test]
 fn keep_kinds_modes_and_hard_links() {
+    if !is_root() {
+        return;
+    }
     let odd = Copy {
         from_stage: true,
         ..from(
@@ -201,4 +204,40 @@ fn open_only_files_and_never_through_links() {
     assert!(open("l/f").is_err());
     assert!(open("p").is_err());
     assert!(open("d").is_err());
+}
+
+#[test]
+fn take_stand_ins_for_devices_outside_contexts() {
+    let Some(tree) = tree("f,666 null \nf full 12") else { return };
+    for name in ["null", "full"] {
+        let path = tree.folder.path().join(name);
+        let set =
+            rustix::fs::lsetxattr(&path, crate::NODE_ATTRIBUTE, b"c 1 3", rustix::fs::XattrFlags::empty());
+        if set.is_err() {
+            return crate::testing::skipped("set attributes");
+        }
+    }
+    let kinds = |context| {
+        let options = Options { ignore: None, exclude: None, parents: false, context };
+        let found = select(tree.root.as_fd(), b"/", &options).unwrap();
+        found[0].entries().map(|selected| selected.entry.kind).collect::<Vec<_>>()
+    };
+    let null = EntryKind::CharDevice(Device { major: 1, minor: 3 });
+    assert_eq!(kinds(false), [EntryKind::File { size_bytes: 2 }, null]);
+    assert_eq!(kinds(true), [EntryKind::File { size_bytes: 2 }, EntryKind::File { size_bytes: 0 }]);
+}
+
+#[test]
+fn carry_capabilities() {
+    let Some(tree) = tree("f,755 tool x\nh other tool") else { return };
+    let value = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let path = tree.folder.path().join("tool");
+    if rustix::fs::lsetxattr(&path, "security.capability", &value, rustix::fs::XattrFlags::empty()).is_err() {
+        return crate::testing::skipped("set capabilities");
+    }
+    let options = Options { ignore: None, exclude: None, parents: false, context: true };
+    let found = select(tree.root.as_fd(), b"/", &options).unwrap();
+    for selected in found[0].entries() {
+        assert_eq!(selected.entry.xattrs[&b"security.capability"[..]], value, "{}", selected.entry.path);
+    }
 }
