@@ -9,7 +9,7 @@
 //!
 //! This crate knows nothing of cache keys, processes and registries.
 
-
+mod copy;
 mod diff;
 mod links;
 mod make;
@@ -17,6 +17,7 @@ mod mount;
 pub mod node;
 mod overlay;
 
+mod record;
 mod remove;
 mod store;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use lithify_oci::layer::Catalogue;
 use lithify_oci::{Digest, EntrySink, TreePath};
 
-
+pub use copy::Copy;
 pub use overlay::Overlay;
 
 /// Names a tree: the layers that it is made of (OCI image specification, config.md, "Layer ChainID").

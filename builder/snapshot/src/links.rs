@@ -152,6 +152,29 @@ impl Stamp {
         let links = if metadata.kind == FileType::Directory { 0 } else { metadata.links };
         Stamp { inode: metadata.inode, changed: metadata.changed, links }
     }
+
+    /// The inode, where it has other names.
+    pub(crate) fn linked_inode(&self) -> Option<u64> {
+        (self.links > 1).then_some(self.inode)
+    }
+
+    /// The length of a stamp in a record.
+    pub(crate) const BYTES: usize = 24;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.inode.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.changed.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.changed.1.to_le_bytes());
+        bytes[20..].copy_from_slice(&self.links.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+        let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+        Stamp { inode: long(0), changed: (long(8) as i64, short(16)), links: short(20) }
+    }
 }
 
 impl Prepared {
@@ -210,9 +233,8 @@ impl Prepared {
     pub(crate) fn clear(&self, upper: BorrowedFd<'_>) -> Result<(), Error> {
         // Looked at before anything is removed: removing changes folders.
         let untouched = self.untouched(upper);
-        let same = |(path, stamp): &&(TreePath, Stamp)| {
-            stat(upper, path).is_ok_and(|now| Stamp::of(&now) == *stamp)
-        };
+        let same =
+            |(path, stamp): &&(TreePath, Stamp)| stat(upper, path).is_ok_and(|now| Stamp::of(&now) == *stamp);
         let folders: Vec<_> = self.folders.iter().filter(same).map(|(path, _)| path).collect();
         for (group, stamp) in &self.groups {
             if !untouched.contains(&stamp.inode) {
@@ -240,8 +262,7 @@ fn parent(root: BorrowedFd<'_>, path: &TreePath) -> Result<std::os::fd::OwnedFd,
 }
 
 fn stat(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<Metadata> {
-    let file =
-        tree::open_beneath(root, path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+    let file = tree::open_beneath(root, path.as_bytes(), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
     tree::metadata(file, b"")
 }
 
@@ -269,19 +290,11 @@ fn make_ancestors(
     Ok(())
 }
 
-fn restore_times(
-    upper: BorrowedFd<'_>,
-    below: BorrowedFd<'_>,
-    folders: &[TreePath],
-) -> Result<(), Error> {
+fn restore_times(upper: BorrowedFd<'_>, below: BorrowedFd<'_>, folders: &[TreePath]) -> Result<(), Error> {
     for path in folders.iter().chain([&TreePath::root()]) {
         let modified = node::modified(&stat(below, path).map_err(Error::file("look at", path))?);
-        let opened = tree::open_beneath(
-            upper,
-            path.as_bytes(),
-            OFlags::RDONLY | OFlags::DIRECTORY,
-            Mode::empty(),
-        );
+        let opened =
+            tree::open_beneath(upper, path.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
         let opened = opened.map_err(Error::file("open", path))?;
         rustix::fs::futimens(&opened, &make::times(modified))
             .map_err(|error| Error::file("set the time of", path)(error.into()))?;

@@ -164,13 +164,11 @@ struct Work {
 
 impl Work {
     fn collect(&self, ignore: &[TreePath]) -> Result<Changes, Error> {
-        let mut walk = Walk {
-            collector: Collector::new(ignore),
-            untouched: self.prepared.untouched(self.diff.as_fd()),
-        };
+        let mut walk =
+            Walk { collector: Collector::new(ignore), untouched: self.prepared.untouched(self.diff.as_fd()) };
         let upper = open_folder(self.diff.as_fd(), b"").map_err(Error::file("open", &TreePath::root()))?;
         let below = open_folder(self.below.root(), b"").map_err(Error::file("open", &TreePath::root()))?;
-        walk.folder(upper.as_fd(), Some(below.as_fd()), &TreePath::root())?;
+        walk.folder(upper.as_fd(), Some(below.as_fd()), &TreePath::root(), Shows::Below)?;
         Ok(walk.collector.finish(&self.before))
     }
 
@@ -223,13 +221,13 @@ impl Walk<'_> {
         upper: BorrowedFd<'_>,
         below: Option<BorrowedFd<'_>>,
         path: &TreePath,
+        shows: Shows,
     ) -> Result<(), Error> {
         let names = tree::names(upper).map_err(Error::file("list", path))?;
         let mut there = Vec::with_capacity(names.len());
         for name in &names {
             let at = path.join(name.to_bytes());
-            let metadata =
-                tree::metadata(upper, name.to_bytes()).map_err(Error::file("look at", &at))?;
+            let metadata = tree::metadata(upper, name.to_bytes()).map_err(Error::file("look at", &at))?;
             let old = below.and_then(|below| tree::metadata(below, name.to_bytes()).ok());
             if is_whiteout(&metadata) {
                 if old.is_some() {
@@ -239,8 +237,9 @@ impl Walk<'_> {
                 there.push((name, at, metadata, old));
             }
         }
+        let shows = if shows == Shows::Below && is_opaque(upper, path)? { Shows::Nothing } else { shows };
         if let Some(below) = below
-            && node_is_opaque(upper, path)?
+            && shows == Shows::Nothing
         {
             for name in tree::names(below).map_err(Error::file("list", path))? {
                 if names.binary_search(&name).is_err() {
@@ -250,20 +249,14 @@ impl Walk<'_> {
         }
         for (name, at, metadata, old) in there {
             let name = name.to_bytes();
-            self.file(upper, below, name, &at, &metadata, old.as_ref())?;
+            let pair = Pair { upper, below, name, path: &at, metadata: &metadata, old: old.as_ref() };
+            self.file(&pair, shows)?;
         }
         Ok(())
     }
 
-    fn file(
-        &mut self,
-        upper: BorrowedFd<'_>,
-        below: Option<BorrowedFd<'_>>,
-        name: &[u8],
-        path: &TreePath,
-        metadata: &tree::Metadata,
-        old: Option<&tree::Metadata>,
-    ) -> Result<(), Error> {
+    fn file(&mut self, pair: &Pair<'_>, shows: Shows) -> Result<(), Error> {
+        let Pair { upper, below, name, path, metadata, old } = *pair;
         if metadata.kind == FileType::Socket {
             self.collector.leftover(path.clone());
             // A socket in a file's place: the file is gone.
@@ -274,7 +267,7 @@ impl Walk<'_> {
         }
         if metadata.kind != FileType::Directory {
             self.collector.met(path, metadata);
-            if !self.is_same(upper, below, name, path, metadata, old)? {
+            if !self.untouched.contains(&metadata.inode) && !pair.is_same()? {
                 self.collector.changed(path, metadata);
             }
             return Ok(());
@@ -291,39 +284,47 @@ impl Walk<'_> {
             (Some(below), Some(_)) => Some(open_folder(below, name).map_err(Error::file("open", path))?),
             _ => None,
         };
-        self.folder(inner.as_fd(), beside.as_ref().map(|folder| folder.as_fd()), path)
+        self.folder(inner.as_fd(), beside.as_ref().map(|folder| folder.as_fd()), path, shows)
     }
+}
 
-    fn is_same(
-        &self,
-        upper: BorrowedFd<'_>,
-        below: Option<BorrowedFd<'_>>,
-        name: &[u8],
-        path: &TreePath,
-        metadata: &tree::Metadata,
-        old: Option<&tree::Metadata>,
-    ) -> Result<bool, Error> {
-        if self.untouched.contains(&metadata.inode) {
-            return Ok(true);
-        }
-        let (Some(below), Some(old)) = (below, old) else { return Ok(false) };
+/// Whether what is below shows through an upper folder. Inside an opaque one, folders are not marked again.
+#[derive(Clone, Copy, PartialEq)]
+enum Shows {
+    Below,
+    Nothing,
+}
+
+/// A file in the upper folder, and what is below at its path.
+struct Pair<'a> {
+    upper: BorrowedFd<'a>,
+    below: Option<BorrowedFd<'a>>,
+    name: &'a [u8],
+    path: &'a TreePath,
+    metadata: &'a tree::Metadata,
+    old: Option<&'a tree::Metadata>,
+}
+
+impl Pair<'_> {
+    fn is_same(&self) -> Result<bool, Error> {
+        let (Some(below), Some(old)) = (self.below, self.old) else { return Ok(false) };
         let shape = |of: &tree::Metadata| (of.kind, of.mode, of.uid, of.gid, of.size_bytes);
-        if shape(old) != shape(metadata) {
+        if shape(old) != shape(self.metadata) {
             return Ok(false);
         }
         let compare = || -> std::io::Result<bool> {
-            match (node::read(upper, name, path)?, node::read(below, name, path)?) {
+            match (node::read(self.upper, self.name, self.path)?, node::read(below, self.name, self.path)?) {
                 (Some(new), Some(old)) => new.same(old),
                 _ => Ok(false),
             }
         };
-        compare().map_err(Error::file("compare", path))
+        compare().map_err(Error::file("compare", self.path))
     }
 }
 
-fn node_is_opaque(folder: BorrowedFd<'_>, path: &TreePath) -> Result<bool, Error> {
+fn is_opaque(folder: BorrowedFd<'_>, path: &TreePath) -> Result<bool, Error> {
     let opened = folder.try_clone_to_owned().map_err(Error::file("open", path))?;
-    let value = node::attribute(&opened, OPAQUE.as_bytes()).map_err(Error::file("read an attribute of", path))?;
+    let value =
+        node::attribute(&opened, OPAQUE.as_bytes()).map_err(Error::file("read an attribute of", path))?;
     Ok(value.is_some_and(|value| value == b"y"))
 }
-
