@@ -105,8 +105,6 @@ impl<W: Write> TarWriter<W> {
         let whole = |seconds| Timestamp { seconds, nanoseconds: 0 };
         match self.times {
             Times::At(seconds) => whole(seconds),
-            // Nobody knows when a file was removed.
-            Times::Preserve if entry.kind == EntryKind::Whiteout => whole(0),
             Times::Preserve => whole(entry.modified.seconds),
             Times::Exact => entry.modified,
         }
