@@ -29,7 +29,7 @@ pub(crate) struct Changes {
     /// In the layer's order; whether each is a whiteout.
     list: Vec<(TreePath, bool)>,
     /// What is in the tree and in no layer.
-    leftovers: Vec<TreePath>,
+    pub(crate) leftovers: Vec<TreePath>,
 }
 
 impl<'a> Collector<'a> {

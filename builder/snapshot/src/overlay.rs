@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use lithify_linux::tree;
 use lithify_oci::layer::{Catalogue, Limits, read_tar};
 use lithify_oci::{EntrySink, TreePath};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use crate::diff::{Changes, Collector};
+use crate::diff::{Changes, Collector, Folders};
 use crate::links::{self, Group, Prepared};
 use crate::mount::{self, Upper};
 use crate::node::{self, is_whiteout, open_folder};
@@ -53,7 +53,7 @@ impl Overlay {
         let upper = Upper { diff: place.relative("diff"), work: place.relative("work") };
         place.make("diff")?;
         place.make("work")?;
-        let root = mount::overlay(self.store.folder(), &[place.relative("lower")], Some(&upper))?;
+        let root = mount::overlay(&self.store, &[place.relative("lower")], Some(&upper))?;
         rustix::fs::unlinkat(&root, "folder", rustix::fs::AtFlags::REMOVEDIR).map_err(failed("rmdir"))?;
         rustix::fs::mkdirat(&root, "folder", Mode::RWXU).map_err(failed("mkdir over a whiteout"))
     }
@@ -123,7 +123,7 @@ impl Snapshots for Overlay {
     fn view(&self, chain: &[ChainId]) -> Result<View, Error> {
         let mut lowers = self.lowers(chain)?;
         lowers.extend(EMPTY.iter().take(2usize.saturating_sub(chain.len())).map(|name| (*name).to_owned()));
-        Ok(View { root: mount::overlay(self.store.folder(), &lowers, None)? })
+        Ok(View { root: mount::overlay(&self.store, &lowers, None)? })
     }
 
     fn workspace(&self, chain: &[ChainId], _: MoveOrKeep) -> Result<Workspace, Error> {
@@ -138,7 +138,7 @@ impl Snapshots for Overlay {
             lowers.push(EMPTY[0].to_owned());
         }
         let upper = Upper { diff: place.relative("diff"), work: place.relative("work") };
-        let mount = mount::overlay(self.store.folder(), &lowers, Some(&upper))?;
+        let mount = mount::overlay(&self.store, &lowers, Some(&upper))?;
         Ok(Workspace::new(Box::new(Work { mount, below, diff, before, prepared, changes: None, place })))
     }
 
@@ -178,6 +178,25 @@ impl Work {
     }
 }
 
+impl Work {
+    /// A socket in the place of a file from below has to go, and the file must not come back.
+    fn replace_sockets(&self, changes: &Changes) -> Result<(), Error> {
+        let mut folders = Folders::new(self.diff.as_fd());
+        for path in &changes.leftovers {
+            let Ok(folder) = folders.of(path) else { continue };
+            let name = path.file_name().unwrap_or_default();
+            if !tree::metadata(folder, name).is_ok_and(|metadata| metadata.kind == FileType::Socket) {
+                continue;
+            }
+            let kind = FileType::CharacterDevice;
+            rustix::fs::unlinkat(folder, name, AtFlags::empty())
+                .and_then(|()| rustix::fs::mknodat(folder, name, kind, Mode::empty(), 0))
+                .map_err(|error| Error::file("remove", path)(error.into()))?;
+        }
+        Ok(())
+    }
+}
+
 impl WorkTree for Work {
     fn root_mount(&self) -> Result<OwnedFd, Error> {
         self.mount.try_clone().map_err(|source| Error::Mount { step: "dup", source })
@@ -196,6 +215,7 @@ impl WorkTree for Work {
             None => self.collect(&[])?,
         };
         changes.remove_leftovers(self.diff.as_fd(), |path| !self.is_below(path))?;
+        self.replace_sockets(&changes)?;
         self.prepared.clear(self.diff.as_fd())?;
         // No layer says anything about the root, so it stays what it was.
         copy_root(self.below.root(), &self.diff)?;
@@ -327,4 +347,19 @@ fn is_opaque(folder: BorrowedFd<'_>, path: &TreePath) -> Result<bool, Error> {
     let value =
         node::attribute(&opened, OPAQUE.as_bytes()).map_err(Error::file("read an attribute of", path))?;
     Ok(value.is_some_and(|value| value == b"y"))
+}
+
+#[cfg(test)]
+impl Overlay {
+    /// A view and a workspace's mount, made the way that old kernels need, and the latter's folder.
+    pub(crate) fn mount_by_text(&self, chain: &[ChainId]) -> Result<(OwnedFd, OwnedFd, Temporary), Error> {
+        let place = self.store.temporary()?;
+        place.make("diff")?;
+        place.make("work")?;
+        let upper = Upper { diff: place.relative("diff"), work: place.relative("work") };
+        let mut lowers = self.lowers(chain)?;
+        let writable = mount::by_text(&self.store, &lowers, Some(&upper))?;
+        lowers.push(EMPTY[0].to_owned());
+        Ok((mount::by_text(&self.store, &lowers, None)?, writable, place))
+    }
 }

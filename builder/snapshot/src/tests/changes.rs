@@ -228,16 +228,23 @@ fn capabilities_are_carried() {
 
 #[test]
 fn mount_points_leave_no_trace() {
-    let script = "mkdir -p etc run/secrets; touch etc/resolv.conf run/secrets/key; python3 -c '
-import socket; socket.socket(socket.AF_UNIX).bind(\"sock\")'; mkdir kept; touch kept/file";
+    let script = "mkdir -p etc run/secrets; touch etc/resolv.conf run/secrets/key; \
+                  mkdir kept; touch kept/file";
     let ignore = ["etc/resolv.conf", "run", "run/secrets", "run/secrets/key", "kept", "dev"].map(path);
     for kind in kinds("mount_points_leave_no_trace") {
         let trees = Trees::new();
         let snapshots = trees.snapshots(kind);
-        let (_, root) = base(&*snapshots, "mkdir etc dev");
+        let (_, root) = base(&*snapshots, "mkdir etc dev; touch replaced");
         let mut workspace = snapshots.workspace(&[root], MoveOrKeep::Keep).unwrap();
+        let mount = workspace.root_mount().unwrap();
+        for socket in ["sock", "replaced"] {
+            let at = format!("/proc/self/fd/{}/{socket}", mount.as_raw_fd());
+            let _ = std::fs::remove_file(&at);
+            std::os::unix::net::UnixListener::bind(at).unwrap();
+        }
+        drop(mount);
         let made = run(&mut workspace, script, &ignore);
-        assert_eq!(listing(&made), ["/kept/", "/kept/file"], "{kind}");
+        assert_eq!(listing(&made), ["-/replaced", "/kept/", "/kept/file"], "{kind}");
         let chain = root.then(made.layer.diff_id);
         workspace.commit(chain).unwrap();
         let lines = dump(snapshots.view(&[root, chain]).unwrap().root());
@@ -323,4 +330,24 @@ fn two_that_make_one_tree_agree() {
         let names = tree::names(folder.as_fd()).unwrap();
         assert!(!names.iter().any(|name| name.to_bytes().starts_with(b"tmp.")), "{names:?}");
     }
+}
+
+#[test]
+fn old_kernels_mount_by_text() {
+    if !kinds("old_kernels_mount_by_text").contains(&"overlay") {
+        return;
+    }
+    let trees = Trees::new();
+    let overlay = Overlay::open(trees.folder.as_fd()).unwrap();
+    let (made, root) = base(&overlay, "mkdir d; echo x > d/f");
+    let mut chain = vec![root];
+    for _ in 0..120 {
+        chain.push(chain[chain.len() - 1].then(made.layer.diff_id));
+        made.apply(&overlay, &chain[..chain.len() - 1], chain[chain.len() - 1]);
+    }
+    let (view, writable, _place) = overlay.mount_by_text(&chain).unwrap();
+    assert_eq!(dump(view.as_fd()), dump(overlay.view(&chain).unwrap().root()));
+    rustix::fs::mkdirat(&writable, "new", Mode::RWXU).unwrap();
+    let denied = rustix::fs::mkdirat(&view, "new", Mode::RWXU);
+    assert_eq!(denied, Err(rustix::io::Errno::ROFS));
 }
