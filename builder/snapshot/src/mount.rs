@@ -26,8 +26,10 @@ pub(crate) struct Upper {
 /// must be two.
 pub(crate) fn overlay(store: &Store, lowers: &[String], upper: Option<&Upper>) -> Result<OwnedFd, Error> {
     match detached(store, lowers, upper) {
-        // The kernel does not know the option.
-        Err(Error::Mount { step: "lowerdir+", source }) if source.kind() == io::ErrorKind::InvalidInput => {
+        // The kernel does not know the option; before 6.5 it says so only in the end.
+        Err(Error::Mount { step: "lowerdir+" | "fsconfig", source })
+            if source.kind() == io::ErrorKind::InvalidInput =>
+        {
             by_text(store, lowers, upper)
         }
         other => other,
