@@ -7,10 +7,12 @@ pub mod blobs;
 pub mod config;
 pub mod digest;
 pub mod entry;
+pub mod image;
 pub mod layer;
 pub mod manifest;
 pub mod platform;
 pub mod reference;
+pub mod validate;
 
 pub use blobs::{Blobs, NewBlob};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};

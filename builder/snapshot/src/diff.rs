@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::layer::layer_order;
-use lithify_oci::{Content, Digest, DigestWriter, Entry, EntryKind, EntrySink, Timestamp, TreePath};
+use lithify_oci::{Content, DigestWriter, Entry, EntryKind, EntrySink, Timestamp, TreePath};
 use rustix::fs::AtFlags;
 
 use crate::links::{self, Group};
 use crate::node::{self, Node, open_folder};
+use crate::record::Fresh;
 use crate::{Error, make};
 
 /// Gathers changes, found in any order of the tree that has folders before what is in them.
@@ -27,10 +28,8 @@ pub(crate) struct Collector<'a> {
 pub(crate) struct Changes {
     /// In the layer's order; whether each is a whiteout.
     list: Vec<(TreePath, bool)>,
-    /// The hard-link groups that were met.
-    pub(crate) groups: Vec<Group>,
     /// What is in the tree and in no layer.
-    leftovers: Vec<TreePath>,
+    pub(crate) leftovers: Vec<TreePath>,
 }
 
 impl<'a> Collector<'a> {
@@ -104,7 +103,7 @@ impl<'a> Collector<'a> {
         }
         self.list.sort_by(|one, other| layer_order((&one.0, one.1), (&other.0, other.1)));
         self.list.dedup();
-        Changes { list: self.list, groups: links::in_order(self.linked), leftovers: self.leftovers }
+        Changes { list: self.list, leftovers: self.leftovers }
     }
 }
 
@@ -115,7 +114,7 @@ impl Changes {
         &self,
         tree: BorrowedFd<'_>,
         sink: &mut dyn EntrySink,
-        mut digests: Option<&mut HashMap<TreePath, Digest>>,
+        mut digests: Option<&mut Fresh>,
     ) -> Result<(), Error> {
         let mut folders = Folders::new(tree);
         let mut first_names: HashMap<u64, TreePath> = HashMap::new();
@@ -189,11 +188,7 @@ fn whiteout_at(path: &TreePath) -> Entry {
     }
 }
 
-fn emit_node(
-    mut node: Node,
-    sink: &mut dyn EntrySink,
-    digests: Option<&mut HashMap<TreePath, Digest>>,
-) -> Result<(), Error> {
+fn emit_node(mut node: Node, sink: &mut dyn EntrySink, digests: Option<&mut Fresh>) -> Result<(), Error> {
     let entry = node.entry.clone();
     let (Some(digests), EntryKind::File { size_bytes }) = (digests, &entry.kind) else {
         return sink.entry(&entry, &mut node).map_err(Error::from_stream);
@@ -203,7 +198,7 @@ fn emit_node(
     let (_, digest, read_bytes) = hashed.hash.finish();
     // A sink may have left some of it unread.
     if read_bytes == *size_bytes {
-        digests.insert(entry.path, digest);
+        digests.insert(entry.path, Some(digest));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //!
 //! This crate knows nothing of cache keys, processes and registries.
 
+mod copy;
 mod diff;
 mod links;
 mod make;
@@ -16,6 +17,7 @@ mod mount;
 pub mod node;
 mod overlay;
 
+mod record;
 mod remove;
 mod store;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use lithify_oci::layer::Catalogue;
 use lithify_oci::{Digest, EntrySink, TreePath};
 
+pub use copy::Copy;
 pub use overlay::Overlay;
 pub use remove::remove_tree;
 

@@ -152,6 +152,29 @@ impl Stamp {
         let links = if metadata.kind == FileType::Directory { 0 } else { metadata.links };
         Stamp { inode: metadata.inode, changed: metadata.changed, links }
     }
+
+    /// The inode, where it has other names.
+    pub(crate) fn linked_inode(&self) -> Option<u64> {
+        (self.links > 1).then_some(self.inode)
+    }
+
+    /// The length of a stamp in a record.
+    pub(crate) const BYTES: usize = 24;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.inode.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.changed.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.changed.1.to_le_bytes());
+        bytes[20..].copy_from_slice(&self.links.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+        let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+        Stamp { inode: long(0), changed: (long(8) as i64, short(16)), links: short(20) }
+    }
 }
 
 impl Prepared {

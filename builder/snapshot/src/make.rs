@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use lithify_oci::layer::CAPABILITY;
-use lithify_oci::{Content, Device, Digest, DigestWriter, Entry, EntryKind, Timestamp};
+use lithify_oci::{Content, Device, Digest, DigestWriter, Entry, EntryKind, Timestamp, TreePath};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use crate::Error;
+use crate::node::Node;
 use crate::node::{PLACEHOLDER, placeholder};
-use crate::{Error, node};
 
 /// Whether the digest of a file's content is wanted while it is written.
 #[derive(Clone, Copy, PartialEq)]
@@ -195,17 +196,68 @@ pub(crate) fn times(modified: Timestamp) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-/// Makes `to` in a folder the same file as the one that was read as `node`: a copy with its metadata.
+/// Makes `name` in `directory` a file like `node`, content, metadata and all; its path there is `path`.
 pub(crate) fn copy(
-    mut node: node::Node,
-    path: &lithify_oci::TreePath,
+    mut node: Node,
+    path: &TreePath,
     directory: BorrowedFd<'_>,
     name: &[u8],
 ) -> Result<(), Error> {
+    node.add_user_attributes().map_err(Error::file("read the attributes of", path))?;
     let mut entry = node.entry.clone();
     entry.path = path.clone();
+    if let (Some(from), EntryKind::File { size_bytes }) = (node.file(), &entry.kind) {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let to = rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(Error::of_errno("make", &entry))?;
+        let to = File::from(to);
+        copy_content(from, &to, *size_bytes).map_err(Error::file("copy", path))?;
+        return finish(&OwnedFd::from(to), &entry);
+    }
     match make(directory, name, &entry, &mut node, Hash::No)? {
         Some(_) => Ok(()),
         None => Err(Error::file("copy", path)(io::ErrorKind::AlreadyExists.into())),
     }
+}
+
+/// Shares the blocks where the file system can, else copies the data inside the kernel, and leaves the holes.
+fn copy_content(mut from: &File, to: &File, size_bytes: u64) -> io::Result<()> {
+    if size_bytes == 0 || rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    to.set_len(size_bytes)?;
+    let mut position = 0;
+    while position < size_bytes {
+        let data = match rustix::fs::seek(from, rustix::fs::SeekFrom::Data(position)) {
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL) => position,
+            other => other?,
+        };
+        let end = match rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(data)) {
+            Err(Errno::INVAL) => size_bytes,
+            other => other?,
+        };
+        copy_range(from, to, data, end)?;
+        position = end;
+    }
+    from.rewind()
+}
+
+fn copy_range(mut from: &File, mut to: &File, start: u64, end: u64) -> io::Result<()> {
+    let (mut read, mut write) = (start, start);
+    while read < end {
+        let length = usize::try_from(end - read).unwrap_or(1 << 30).min(1 << 30);
+        match rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut write), length) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                from.seek(SeekFrom::Start(read))?;
+                to.seek(SeekFrom::Start(read))?;
+                let copied = io::copy(&mut from.take(end - read), &mut to)?;
+                return if copied == end - read { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

@@ -1,14 +1,20 @@
 //! Overlay mounts that are attached nowhere.
+//!
+//! Linux 6.7 takes the lower folders one by one (`lowerdir+`). Older kernels only take them in one text of less than a page, so
+//! they get short names: symbolic links in a temporary folder. There the mount is attached for a moment, and cloned.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
-    fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, open_tree, unmount,
 };
 
 use crate::Error;
+use crate::store::Store;
 
 /// The writable side of an overlay; names from the store's folder.
 pub(crate) struct Upper {
@@ -16,24 +22,39 @@ pub(crate) struct Upper {
     pub(crate) work: String,
 }
 
-/// Mounts `lowers`, the highest first, names from `store`. Without an upper the mount is read-only, and there must be two.
-pub(crate) fn overlay(
-    store: BorrowedFd<'_>,
-    lowers: &[String],
-    upper: Option<&Upper>,
-) -> Result<OwnedFd, Error> {
-    let failed = |step| move |error: rustix::io::Errno| Error::Mount { step, source: io::Error::from(error) };
-    // The only way to name what may be unreachable by its path; the kernel resolves it once.
-    let at = |name: &str| format!("/proc/self/fd/{}/{name}", store.as_raw_fd());
+/// Mounts `lowers`, the highest first, names from the store's folder. Without an upper the mount is read-only, and there
+/// must be two.
+pub(crate) fn overlay(store: &Store, lowers: &[String], upper: Option<&Upper>) -> Result<OwnedFd, Error> {
+    match detached(store, lowers, upper) {
+        // The kernel does not know the option; before 6.5 it says so only in the end.
+        Err(Error::Mount { step: "lowerdir+" | "fsconfig", source })
+            if source.kind() == io::ErrorKind::InvalidInput =>
+        {
+            by_text(store, lowers, upper)
+        }
+        other => other,
+    }
+}
+
+fn failed(step: &'static str) -> impl FnOnce(Errno) -> Error {
+    move |error| Error::Mount { step, source: error.into() }
+}
+
+/// The only way to name what may be unreachable by its path; the kernel resolves it once.
+fn at(folder: BorrowedFd<'_>, name: &str) -> String {
+    format!("/proc/self/fd/{}/{name}", folder.as_raw_fd())
+}
+
+fn detached(store: &Store, lowers: &[String], upper: Option<&Upper>) -> Result<OwnedFd, Error> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen"))?;
     let set = |key: &'static str, value: &str| fsconfig_set_string(&context, key, value).map_err(failed(key));
     set("source", "lithify")?;
     for lower in lowers {
-        set("lowerdir+", &at(lower))?;
+        set("lowerdir+", &at(store.folder(), lower))?;
     }
     if let Some(Upper { diff, work }) = upper {
-        set("upperdir", &at(diff))?;
-        set("workdir", &at(work))?;
+        set("upperdir", &at(store.folder(), diff))?;
+        set("workdir", &at(store.folder(), work))?;
         // What is lost in a crash was never made visible.
         fsconfig_set_flag(&context, "volatile").map_err(failed("volatile"))?;
     }
@@ -45,4 +66,35 @@ pub(crate) fn overlay(
         None => MountAttrFlags::MOUNT_ATTR_RDONLY,
     };
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(failed("fsmount"))
+}
+
+/// The text that mount(2) takes must fit into a page with its NUL; what is longer would be cut off silently.
+const MOST_TEXT: usize = 4095;
+
+pub(crate) fn by_text(store: &Store, lowers: &[String], upper: Option<&Upper>) -> Result<OwnedFd, Error> {
+    let place = store.temporary()?;
+    let links = place.make("links")?;
+    let short = |number: usize, name: &str| -> Result<String, Error> {
+        let link = number.to_string();
+        rustix::fs::symlinkat(format!("../../{name}"), &links, &link).map_err(failed("symlink"))?;
+        Ok(at(links.as_fd(), &link))
+    };
+    let names: Result<Vec<_>, Error> =
+        lowers.iter().enumerate().map(|(number, lower)| short(number, lower)).collect();
+    let mut text = format!("userxattr,lowerdir={}", names?.join(":"));
+    if let Some(Upper { diff, work }) = upper {
+        let (diff, work) = (short(lowers.len(), diff)?, short(lowers.len() + 1, work)?);
+        text += &format!(",upperdir={diff},workdir={work},volatile");
+    }
+    if text.len() > MOST_TEXT {
+        return Err(failed("mount: too many layers for this kernel; Linux 6.7 takes 500")(Errno::TOOBIG));
+    }
+    let point = place.make("point")?;
+    let flags = if upper.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
+    let text = CString::new(text).map_err(|_| failed("mount")(Errno::INVAL))?;
+    mount("lithify", at(point.as_fd(), ""), "overlay", flags, text.as_c_str()).map_err(failed("mount"))?;
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let cloned = open_tree(place.folder(), "point", clone).map_err(failed("open_tree"));
+    let detached = unmount(at(place.folder(), "point"), UnmountFlags::DETACH).map_err(failed("umount"));
+    detached.and(cloned)
 }

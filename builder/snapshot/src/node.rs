@@ -79,6 +79,22 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Adds users' attributes, which are in no layer but stay with a copy.
+    pub(crate) fn add_user_attributes(&mut self) -> io::Result<()> {
+        if let (Some(file), EntryKind::File { .. }) = (&self.file, &self.entry.kind) {
+            let users = |(name, _): &(Vec<u8>, Vec<u8>)| name.starts_with(b"user.");
+            self.entry.xattrs.extend(tree::xattrs(file)?.into_iter().filter(users));
+        }
+        Ok(())
+    }
+
+    /// The open file, where this is a regular one.
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+}
+
 impl Content for Node {
     fn open(&mut self) -> io::Result<Box<dyn Read + '_>> {
         match &mut self.file {

@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use lithify_linux::tree;
 use lithify_oci::layer::{Catalogue, Limits, read_tar};
 use lithify_oci::{EntrySink, TreePath};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use crate::diff::{Changes, Collector};
+use crate::diff::{Changes, Collector, Folders};
 use crate::links::{self, Group, Prepared};
 use crate::mount::{self, Upper};
 use crate::node::{self, is_whiteout, open_folder};
@@ -53,7 +53,7 @@ impl Overlay {
         let upper = Upper { diff: place.relative("diff"), work: place.relative("work") };
         place.make("diff")?;
         place.make("work")?;
-        let root = mount::overlay(self.store.folder(), &[place.relative("lower")], Some(&upper))?;
+        let root = mount::overlay(&self.store, &[place.relative("lower")], Some(&upper))?;
         rustix::fs::unlinkat(&root, "folder", rustix::fs::AtFlags::REMOVEDIR).map_err(failed("rmdir"))?;
         rustix::fs::mkdirat(&root, "folder", Mode::RWXU).map_err(failed("mkdir over a whiteout"))
     }
@@ -123,7 +123,7 @@ impl Snapshots for Overlay {
     fn view(&self, chain: &[ChainId]) -> Result<View, Error> {
         let mut lowers = self.lowers(chain)?;
         lowers.extend(EMPTY.iter().take(2usize.saturating_sub(chain.len())).map(|name| (*name).to_owned()));
-        Ok(View { root: mount::overlay(self.store.folder(), &lowers, None)? })
+        Ok(View { root: mount::overlay(&self.store, &lowers, None)? })
     }
 
     fn workspace(&self, chain: &[ChainId], _: MoveOrKeep) -> Result<Workspace, Error> {
@@ -138,7 +138,7 @@ impl Snapshots for Overlay {
             lowers.push(EMPTY[0].to_owned());
         }
         let upper = Upper { diff: place.relative("diff"), work: place.relative("work") };
-        let mount = mount::overlay(self.store.folder(), &lowers, Some(&upper))?;
+        let mount = mount::overlay(&self.store, &lowers, Some(&upper))?;
         Ok(Workspace::new(Box::new(Work { mount, below, diff, before, prepared, changes: None, place })))
     }
 
@@ -168,13 +168,32 @@ impl Work {
             Walk { collector: Collector::new(ignore), untouched: self.prepared.untouched(self.diff.as_fd()) };
         let upper = open_folder(self.diff.as_fd(), b"").map_err(Error::file("open", &TreePath::root()))?;
         let below = open_folder(self.below.root(), b"").map_err(Error::file("open", &TreePath::root()))?;
-        walk.folder(upper.as_fd(), Some(below.as_fd()), &TreePath::root())?;
+        walk.folder(upper.as_fd(), Some(below.as_fd()), &TreePath::root(), Shows::Below)?;
         Ok(walk.collector.finish(&self.before))
     }
 
     fn is_below(&self, path: &TreePath) -> bool {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         tree::open_beneath(self.below.root(), path.as_bytes(), flags, Mode::empty()).is_ok()
+    }
+}
+
+impl Work {
+    /// A socket in the place of a file from below has to go, and the file must not come back.
+    fn replace_sockets(&self, changes: &Changes) -> Result<(), Error> {
+        let mut folders = Folders::new(self.diff.as_fd());
+        for path in &changes.leftovers {
+            let Ok(folder) = folders.of(path) else { continue };
+            let name = path.file_name().unwrap_or_default();
+            if !tree::metadata(folder, name).is_ok_and(|metadata| metadata.kind == FileType::Socket) {
+                continue;
+            }
+            let kind = FileType::CharacterDevice;
+            rustix::fs::unlinkat(folder, name, AtFlags::empty())
+                .and_then(|()| rustix::fs::mknodat(folder, name, kind, Mode::empty(), 0))
+                .map_err(|error| Error::file("remove", path)(error.into()))?;
+        }
+        Ok(())
     }
 }
 
@@ -196,6 +215,7 @@ impl WorkTree for Work {
             None => self.collect(&[])?,
         };
         changes.remove_leftovers(self.diff.as_fd(), |path| !self.is_below(path))?;
+        self.replace_sockets(&changes)?;
         self.prepared.clear(self.diff.as_fd())?;
         // No layer says anything about the root, so it stays what it was.
         copy_root(self.below.root(), &self.diff)?;
@@ -221,6 +241,7 @@ impl Walk<'_> {
         upper: BorrowedFd<'_>,
         below: Option<BorrowedFd<'_>>,
         path: &TreePath,
+        shows: Shows,
     ) -> Result<(), Error> {
         let names = tree::names(upper).map_err(Error::file("list", path))?;
         let mut there = Vec::with_capacity(names.len());
@@ -236,8 +257,9 @@ impl Walk<'_> {
                 there.push((name, at, metadata, old));
             }
         }
+        let shows = if shows == Shows::Below && is_opaque(upper, path)? { Shows::Nothing } else { shows };
         if let Some(below) = below
-            && node_is_opaque(upper, path)?
+            && shows == Shows::Nothing
         {
             for name in tree::names(below).map_err(Error::file("list", path))? {
                 if names.binary_search(&name).is_err() {
@@ -247,20 +269,14 @@ impl Walk<'_> {
         }
         for (name, at, metadata, old) in there {
             let name = name.to_bytes();
-            self.file(upper, below, name, &at, &metadata, old.as_ref())?;
+            let pair = Pair { upper, below, name, path: &at, metadata: &metadata, old: old.as_ref() };
+            self.file(&pair, shows)?;
         }
         Ok(())
     }
 
-    fn file(
-        &mut self,
-        upper: BorrowedFd<'_>,
-        below: Option<BorrowedFd<'_>>,
-        name: &[u8],
-        path: &TreePath,
-        metadata: &tree::Metadata,
-        old: Option<&tree::Metadata>,
-    ) -> Result<(), Error> {
+    fn file(&mut self, pair: &Pair<'_>, shows: Shows) -> Result<(), Error> {
+        let Pair { upper, below, name, path, metadata, old } = *pair;
         if metadata.kind == FileType::Socket {
             self.collector.leftover(path.clone());
             // A socket in a file's place: the file is gone.
@@ -271,7 +287,7 @@ impl Walk<'_> {
         }
         if metadata.kind != FileType::Directory {
             self.collector.met(path, metadata);
-            if !self.is_same(upper, below, name, path, metadata, old)? {
+            if !self.untouched.contains(&metadata.inode) && !pair.is_same()? {
                 self.collector.changed(path, metadata);
             }
             return Ok(());
@@ -288,39 +304,62 @@ impl Walk<'_> {
             (Some(below), Some(_)) => Some(open_folder(below, name).map_err(Error::file("open", path))?),
             _ => None,
         };
-        self.folder(inner.as_fd(), beside.as_ref().map(|folder| folder.as_fd()), path)
+        self.folder(inner.as_fd(), beside.as_ref().map(|folder| folder.as_fd()), path, shows)
     }
+}
 
-    fn is_same(
-        &self,
-        upper: BorrowedFd<'_>,
-        below: Option<BorrowedFd<'_>>,
-        name: &[u8],
-        path: &TreePath,
-        metadata: &tree::Metadata,
-        old: Option<&tree::Metadata>,
-    ) -> Result<bool, Error> {
-        if self.untouched.contains(&metadata.inode) {
-            return Ok(true);
-        }
-        let (Some(below), Some(old)) = (below, old) else { return Ok(false) };
+/// Whether what is below shows through an upper folder. Inside an opaque one, folders are not marked again.
+#[derive(Clone, Copy, PartialEq)]
+enum Shows {
+    Below,
+    Nothing,
+}
+
+/// A file in the upper folder, and what is below at its path.
+struct Pair<'a> {
+    upper: BorrowedFd<'a>,
+    below: Option<BorrowedFd<'a>>,
+    name: &'a [u8],
+    path: &'a TreePath,
+    metadata: &'a tree::Metadata,
+    old: Option<&'a tree::Metadata>,
+}
+
+impl Pair<'_> {
+    fn is_same(&self) -> Result<bool, Error> {
+        let (Some(below), Some(old)) = (self.below, self.old) else { return Ok(false) };
         let shape = |of: &tree::Metadata| (of.kind, of.mode, of.uid, of.gid, of.size_bytes);
-        if shape(old) != shape(metadata) {
+        if shape(old) != shape(self.metadata) {
             return Ok(false);
         }
         let compare = || -> std::io::Result<bool> {
-            match (node::read(upper, name, path)?, node::read(below, name, path)?) {
+            match (node::read(self.upper, self.name, self.path)?, node::read(below, self.name, self.path)?) {
                 (Some(new), Some(old)) => new.same(old),
                 _ => Ok(false),
             }
         };
-        compare().map_err(Error::file("compare", path))
+        compare().map_err(Error::file("compare", self.path))
     }
 }
 
-fn node_is_opaque(folder: BorrowedFd<'_>, path: &TreePath) -> Result<bool, Error> {
+fn is_opaque(folder: BorrowedFd<'_>, path: &TreePath) -> Result<bool, Error> {
     let opened = folder.try_clone_to_owned().map_err(Error::file("open", path))?;
     let value =
         node::attribute(&opened, OPAQUE.as_bytes()).map_err(Error::file("read an attribute of", path))?;
     Ok(value.is_some_and(|value| value == b"y"))
+}
+
+#[cfg(test)]
+impl Overlay {
+    /// A view and a workspace's mount, made the way that old kernels need, and the latter's folder.
+    pub(crate) fn mount_by_text(&self, chain: &[ChainId]) -> Result<(OwnedFd, OwnedFd, Temporary), Error> {
+        let place = self.store.temporary()?;
+        place.make("diff")?;
+        place.make("work")?;
+        let upper = Upper { diff: place.relative("diff"), work: place.relative("work") };
+        let mut lowers = self.lowers(chain)?;
+        let writable = mount::by_text(&self.store, &lowers, Some(&upper))?;
+        lowers.push(EMPTY[0].to_owned());
+        Ok((mount::by_text(&self.store, &lowers, None)?, writable, place))
+    }
 }

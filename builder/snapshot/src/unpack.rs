@@ -1,7 +1,7 @@
 //! Puts the entries of a layer into a folder. What the entries say is not trusted: every path is resolved folder by folder,
 //! and a symbolic link or a file where a folder should be is refused.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::make::{self, Hash, finish, times};
 use crate::node::{self, is_whiteout, open_folder};
+use crate::record::Fresh;
 use crate::remove::remove_tree;
 use crate::{Error, View};
 
@@ -41,8 +42,8 @@ pub(crate) struct Unpacker<'a> {
     /// What this layer brought, where that must be told from what was there before.
     written: HashSet<TreePath>,
     times: Option<Times<'a>>,
-    /// Where wanted: the digests of the files.
-    pub(crate) digests: Option<HashMap<TreePath, Digest>>,
+    /// Where wanted: the digests of the files that the layer brought.
+    pub(crate) digests: Option<Fresh>,
     /// Whether there were hard links.
     pub(crate) has_links: bool,
 }
@@ -108,8 +109,8 @@ impl<'a> Unpacker<'a> {
                         None => drop(self.make_room(name, path)?),
                     }
                 };
-                if let (Some(digests), Some(digest)) = (&mut self.digests, known.or(made.digest)) {
-                    digests.insert(path.clone(), digest);
+                if let Some(digests) = &mut self.digests {
+                    digests.insert(path.clone(), known.or(made.digest));
                 }
             }
         }
@@ -119,7 +120,14 @@ impl<'a> Unpacker<'a> {
 
     fn note(&mut self, path: &TreePath) {
         if matches!(self.style, Style::Whole) {
-            self.written.insert(path.clone());
+            // The folders above it belong to the layer as well, said or not.
+            let mut next = Some(path.clone());
+            while let Some(path) = next.filter(|path| !path.is_root()) {
+                next = path.parent();
+                if !self.written.insert(path) {
+                    break;
+                }
+            }
         }
     }
 
@@ -230,10 +238,7 @@ impl<'a> Unpacker<'a> {
                 shines &= opaque.map_err(Error::file("read an attribute of", &path))?.is_none();
             }
             Style::Whole => {
-                if !self.folder_times.contains_key(&path) {
-                    let metadata = tree::metadata(&folder, b"").map_err(Error::file("look at", &path))?;
-                    self.folder_times.insert(path, node::modified(&metadata));
-                }
+                self.keep_time(folder.as_fd(), path)?;
             }
         }
         Ok(Open { name: name.to_vec(), folder, shines })
@@ -344,9 +349,8 @@ impl<'a> Unpacker<'a> {
                 return Err(refused("it is a hard link to a file that is not there"));
             }
         }
-        if let Some(digests) = &mut self.digests
-            && let Some(digest) = digests.get(target).copied()
-        {
+        if let Some(digests) = &mut self.digests {
+            let digest = digests.get(target).copied().flatten();
             digests.insert(path.clone(), digest);
         }
         Ok(())
@@ -380,7 +384,11 @@ impl<'a> Unpacker<'a> {
                 make::copy(node, target, self.folder(), name)?;
                 Ok(true)
             }
-            _ => Ok(false),
+            Some(_) => {
+                let problem = "a hard link leads to this folder";
+                Err(Error::Refused { path: target.clone(), problem })
+            }
+            None => Ok(false),
         }
     }
 
@@ -498,9 +506,9 @@ impl<'a> Unpacker<'a> {
 
     /// Removing something from a folder changes its time, which only the layer may say.
     fn keep_time(&mut self, folder: BorrowedFd<'_>, path: TreePath) -> Result<(), Error> {
-        if !self.folder_times.contains_key(&path) {
-            let metadata = tree::metadata(folder, b"").map_err(Error::file("look at", &path))?;
-            self.folder_times.insert(path, node::modified(&metadata));
+        if let hash_map::Entry::Vacant(place) = self.folder_times.entry(path) {
+            let metadata = tree::metadata(folder, b"").map_err(Error::file("look at", place.key()))?;
+            place.insert(node::modified(&metadata));
         }
         Ok(())
     }

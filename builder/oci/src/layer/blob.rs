@@ -186,7 +186,7 @@ impl<W: Write + Send + 'static> Pipeline<W> {
             let mut out = DigestWriter::new(blob);
             compress_small(&self.pending, self.compression, &mut out)?;
             let size = self.pending.len() as u64;
-            return Ok(seal(out, Digest::of(&self.pending), size));
+            return Ok(seal(out, Some(Digest::of(&self.pending)), size));
         }
         if !self.pending.is_empty() {
             self.hand_on()?;
@@ -224,19 +224,23 @@ fn work<W: Write>(
     chunks: &Receiver<Vec<u8>>,
     used: &Sender<Vec<u8>>,
 ) -> io::Result<Sealed<W>> {
-    let mut diff = DigestWriter::new(io::sink());
+    // Without compression the blob is the tar: no need to hash it twice.
+    let mut diff = (compression != Compression::None).then(|| DigestWriter::new(io::sink()));
     let mut compressor = Compressor::new(DigestWriter::new(blob), compression, threads)?;
+    let mut size = 0;
     for chunk in chunks {
-        diff.write_all(&chunk)?;
+        size += chunk.len() as u64;
+        if let Some(diff) = &mut diff {
+            diff.write_all(&chunk)?;
+        }
         compressor.write_all(&chunk)?;
         // Nobody takes it back once the last chunk is on its way.
         let _ = used.send(chunk);
     }
-    let (_, diff_id, size) = diff.finish();
-    Ok(seal(compressor.finish()?, diff_id, size))
+    Ok(seal(compressor.finish()?, diff.map(|diff| diff.finish().1), size))
 }
 
-fn seal<W: Write>(out: DigestWriter<W>, diff_id: Digest, uncompressed_size_bytes: u64) -> Sealed<W> {
+fn seal<W: Write>(out: DigestWriter<W>, diff_id: Option<Digest>, uncompressed_size_bytes: u64) -> Sealed<W> {
     let (blob, digest, size_bytes) = out.finish();
-    Sealed { blob, diff_id, uncompressed_size_bytes, digest, size_bytes }
+    Sealed { blob, diff_id: diff_id.unwrap_or(digest), uncompressed_size_bytes, digest, size_bytes }
 }

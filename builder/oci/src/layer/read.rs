@@ -317,7 +317,7 @@ impl<R: Read> Reader<R> {
         extension: &mut Extension,
         name: &[u8],
         mut data: u64,
-    ) -> io::Result<(EntryKind, u64, Option<(sparse::Map, u64)>)> {
+    ) -> io::Result<(EntryKind, u64, Option<sparse::Layout>)> {
         let device = || header.device().map(|(major, minor)| Device { major, minor });
         let link = extension.link.take().unwrap_or_else(|| header.link());
         let kind = match header.kind() {
@@ -357,7 +357,7 @@ impl<R: Read> Reader<R> {
         header: &Header,
         pax: &PaxSparse,
         data: &mut u64,
-    ) -> io::Result<Option<(sparse::Map, u64)>> {
+    ) -> io::Result<Option<sparse::Layout>> {
         let (map, real_size) = if header.kind() == flag::GNU_SPARSE {
             let read = sparse::read_old_map(&header.0, &mut self.input);
             let read = read.or_else(|error| self.cut_off(error))?;
@@ -391,7 +391,7 @@ fn padding(length: u64) -> u64 {
 /// The content of the current entry.
 struct Body<R> {
     input: io::Take<R>,
-    map: Option<(sparse::Map, u64)>,
+    map: Option<sparse::Layout>,
     /// Where it starts in the archive.
     position: u64,
 }

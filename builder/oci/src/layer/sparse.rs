@@ -7,6 +7,9 @@ use super::header::{BLOCK, Problem, number, size};
 /// Where data lies in the file: offset and length in bytes, in order.
 pub(super) type Map = Vec<(u64, u64)>;
 
+/// The map, and the length of the whole file in bytes.
+pub(super) type Layout = (Map, u64);
+
 /// More pieces than this are taken for an attack on memory (16 bytes each).
 const MAX_PIECES: usize = 1 << 20;
 
@@ -36,7 +39,7 @@ impl PaxSparse {
             }
             b"offset" | b"numbytes" => {
                 let numbers = self.numbers.get_or_insert_default();
-                let expected = if numbers.len() % 2 == 0 { &b"offset"[..] } else { b"numbytes" };
+                let expected = if numbers.len().is_multiple_of(2) { &b"offset"[..] } else { b"numbytes" };
                 if key != expected || numbers.len() > 2 * MAX_PIECES {
                     return Err("the map of a sparse file is malformed".into());
                 }
@@ -56,7 +59,7 @@ impl PaxSparse {
     pub(super) fn map(&self) -> Result<Option<Map>, Problem> {
         match (self.major, self.minor, &self.numbers) {
             (Some(1), Some(0), _) => Ok(None),
-            (None | Some(0), _, Some(numbers)) if numbers.len() % 2 == 0 => {
+            (None | Some(0), _, Some(numbers)) if numbers.len().is_multiple_of(2) => {
                 Ok(Some(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()))
             }
             (major, minor, _) => Err(format!(
@@ -121,7 +124,7 @@ pub(super) fn read_leading_map(input: &mut dyn Read, left: &mut u64) -> io::Resu
 pub(super) fn read_old_map(
     header: &[u8; BLOCK],
     input: &mut dyn Read,
-) -> io::Result<Result<(Map, u64), Problem>> {
+) -> io::Result<Result<Layout, Problem>> {
     let mut map = vec![];
     let real_size = match number(&header[483..495], "sparse file's size").and_then(size) {
         Ok(size) => size,

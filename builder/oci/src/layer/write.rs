@@ -42,7 +42,7 @@ impl<W: Write> TarWriter<W> {
             let message = format!("{} cannot be in a layer: {problem}", entry.path);
             Err(io::Error::new(io::ErrorKind::InvalidInput, message))
         };
-        if entry.path.is_root() && entry.kind != EntryKind::Directory {
+        if entry.path.is_root() && !matches!(entry.kind, EntryKind::Directory | EntryKind::Opaque) {
             return invalid("the root is a folder");
         }
         if entry.path.file_name().is_some_and(|name| name.starts_with(WHITEOUT_PREFIX)) {
@@ -88,11 +88,11 @@ impl<W: Write> TarWriter<W> {
             EntryKind::Symlink { target } => header.set_link(target, &mut records),
             EntryKind::HardLink { target } => header.set_link(target.as_bytes(), &mut records),
             EntryKind::CharDevice(Device { major, minor })
-            | EntryKind::BlockDevice(Device { major, minor }) => {
-                if !header.set_device(*major, *minor) {
-                    let message = format!("{} has a device number that no archive can hold", entry.path);
-                    return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-                }
+            | EntryKind::BlockDevice(Device { major, minor })
+                if !header.set_device(*major, *minor) =>
+            {
+                let message = format!("{} has a device number that no archive can hold", entry.path);
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
             }
             _ => {}
         }
@@ -105,8 +105,6 @@ impl<W: Write> TarWriter<W> {
         let whole = |seconds| Timestamp { seconds, nanoseconds: 0 };
         match self.times {
             Times::At(seconds) => whole(seconds),
-            // Nobody knows when a file was removed.
-            Times::Preserve if entry.kind == EntryKind::Whiteout => whole(0),
             Times::Preserve => whole(entry.modified.seconds),
             Times::Exact => entry.modified,
         }

@@ -1,0 +1,324 @@
+//! Trees as whole folders. No mounts are needed, so this works everywhere.
+//!
+//! A tree is `CHAIN/tree`, and beside it lies its [`record`]. One that nobody needs any more moves on to become the next.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use lithify_linux::tree::{self, Metadata};
+use lithify_oci::layer::{Catalogue, Limits, read_tar};
+use lithify_oci::{EntryKind, EntrySink, TreePath};
+use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::mount::OpenTreeFlags;
+
+use crate::diff::{Changes, Collector};
+use crate::links::Group;
+use crate::node::{self, open_folder};
+use crate::record::{self, Fresh, Item, Record, Trust, WalkFailed};
+use crate::store::{Store, Temporary, failed};
+use crate::unpack::{Style, Unpacker};
+use crate::{ChainId, Error, MoveOrKeep, Snapshots, View, WorkTree, Workspace, make};
+
+const TREE: &str = "tree";
+
+/// Keeps trees as whole folders.
+pub struct Copy {
+    store: Store,
+}
+
+impl Copy {
+    /// Works in the folder for trees.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn open(trees: BorrowedFd<'_>) -> Result<Self, Error> {
+        Ok(Copy { store: Store::open(trees, "copy")? })
+    }
+
+    /// A folder with the tree to start from, and its record.
+    fn start(&self, chain: &[ChainId], reuse: MoveOrKeep) -> Result<(Temporary, OwnedFd), Error> {
+        let Some(top) = chain.last() else {
+            let place = self.store.temporary()?;
+            let tree = place.make(TREE)?;
+            rustix::fs::fchmod(&tree, Mode::from(0o755))
+                .map_err(|error| failed("set the mode of", TREE)(error.into()))?;
+            record::write(place.folder(), tree.as_fd(), None, Trust::Stamps, &Fresh::new())?;
+            return Ok((place, tree));
+        };
+        if reuse == MoveOrKeep::Move {
+            let place = self.store.take(*top)?;
+            let tree = open_folder(place.folder(), TREE.as_bytes()).map_err(failed("open", TREE))?;
+            return Ok((place, tree));
+        }
+        let from = self.store.tree(*top)?;
+        let old = Record::open(from.as_fd())?;
+        let from = open_folder(&from, TREE.as_bytes()).map_err(failed("open", TREE))?;
+        let place = self.store.temporary()?;
+        let tree = place.make(TREE)?;
+        copy_folder(from.as_fd(), &tree, &TreePath::root(), &mut HashMap::new())?;
+        record::write(place.folder(), tree.as_fd(), Some(old), Trust::Paths, &Fresh::new())?;
+        Ok((place, tree))
+    }
+
+    fn put_on(
+        &self,
+        parents: &[ChainId],
+        chain: ChainId,
+        layer: &mut dyn Read,
+        catalogue: Option<&Catalogue>,
+        reuse: MoveOrKeep,
+    ) -> Result<(), Error> {
+        if self.store.has(chain).map_err(failed("look at", &chain.digest().hex()))? {
+            return Ok(());
+        }
+        let (place, tree) = self.start(parents, reuse)?;
+        let times = catalogue.map(Catalogue::entries).transpose().map_err(Error::Stream)?;
+        let times = times.map(|entries| Box::new(entries) as Box<dyn Iterator<Item = _>>);
+        let mut unpacker = Unpacker::new(tree.as_fd(), Style::Whole, times);
+        unpacker.digests = Some(Fresh::new());
+        read_tar(layer, &mut unpacker, Limits::default()).map_err(Error::from_stream)?;
+        unpacker.finish()?;
+        let fresh = unpacker.digests.take().unwrap_or_default();
+        let old = Record::open(place.folder())?;
+        record::write(place.folder(), tree.as_fd(), Some(old), Trust::Paths, &fresh)?;
+        place.publish(chain)
+    }
+}
+
+impl Snapshots for Copy {
+    fn has(&self, chain: &[ChainId]) -> io::Result<bool> {
+        chain.last().map_or(Ok(true), |top| self.store.has(*top))
+    }
+
+    fn apply(
+        &self,
+        parents: &[ChainId],
+        chain: ChainId,
+        layer: &mut dyn Read,
+        catalogue: Option<&Catalogue>,
+    ) -> Result<(), Error> {
+        self.put_on(parents, chain, layer, catalogue, MoveOrKeep::Keep)
+    }
+
+    fn apply_moving(
+        &self,
+        parents: &[ChainId],
+        chain: ChainId,
+        layer: &mut dyn Read,
+        catalogue: Option<&Catalogue>,
+    ) -> Result<(), Error> {
+        self.put_on(parents, chain, layer, catalogue, MoveOrKeep::Move)
+    }
+
+    fn view(&self, chain: &[ChainId]) -> Result<View, Error> {
+        let Some(top) = chain.last() else {
+            self.store.make("empty")?;
+            return Ok(View {
+                root: open_folder(self.store.folder(), b"empty").map_err(failed("open", "empty"))?,
+            });
+        };
+        let folder = self.store.tree(*top)?;
+        Ok(View { root: open_folder(&folder, TREE.as_bytes()).map_err(failed("open", TREE))? })
+    }
+
+    fn workspace(&self, chain: &[ChainId], reuse: MoveOrKeep) -> Result<Workspace, Error> {
+        let (place, tree) = self.start(chain, reuse)?;
+        Ok(Workspace::new(Box::new(Work { tree, found: None, place })))
+    }
+
+    fn remove(&self, chain: ChainId) -> Result<(), Error> {
+        self.store.remove(chain)
+    }
+
+    fn sweep(&self) -> Result<(), Error> {
+        self.store.sweep()
+    }
+}
+
+/// Copies what is in `from` into the empty folder `to`, and then the folder's own metadata.
+fn copy_folder(
+    from: BorrowedFd<'_>,
+    to: &OwnedFd,
+    path: &TreePath,
+    linked: &mut HashMap<u64, (TreePath, OwnedFd)>,
+) -> Result<(), Error> {
+    for name in tree::names(from).map_err(Error::file("list", path))? {
+        let name = name.to_bytes();
+        let at = path.join(name);
+        let Some(node) = node::read(from, name, &at).map_err(Error::file("read", &at))? else { continue };
+        if node.entry.kind == EntryKind::Directory {
+            rustix::fs::mkdirat(to, name, Mode::RWXU)
+                .map_err(|error| Error::file("make", &at)(error.into()))?;
+            let below = open_folder(from, name).map_err(Error::file("open", &at))?;
+            let made = open_folder(to, name).map_err(Error::file("open", &at))?;
+            copy_folder(below.as_fd(), &made, &at, linked)?;
+            continue;
+        }
+        let (inode, links) = (node.metadata.inode, node.metadata.links);
+        if let Some((first, folder)) = linked.get(&inode) {
+            let first = first.file_name().unwrap_or_default();
+            rustix::fs::linkat(folder, first, to, name, AtFlags::empty())
+                .map_err(|error| Error::file("link", &at)(error.into()))?;
+            continue;
+        }
+        make::copy(node, &at, to.as_fd(), name)?;
+        if links > 1 {
+            let folder = to.try_clone().map_err(Error::file("open", path))?;
+            linked.insert(inode, (at, folder));
+        }
+    }
+    let node = node::read(from, b"", path).map_err(Error::file("look at", path))?;
+    let Some(node) = node else { return Ok(()) };
+    let mut entry = node.entry;
+    let users = |(name, _): &(Vec<u8>, Vec<u8>)| name.starts_with(b"user.");
+    let attributes = tree::xattrs(from).map_err(Error::file("read the attributes of", path))?;
+    entry.xattrs.extend(attributes.into_iter().filter(users));
+    make::finish(to, &entry)
+}
+
+/// A workspace.
+struct Work {
+    tree: OwnedFd,
+    found: Option<Found>,
+    place: Temporary,
+}
+
+/// What a walk beside the record has found.
+struct Found {
+    changes: Changes,
+    digests: Fresh,
+    /// Paths to ignore that were in the tree before.
+    stay: HashSet<TreePath>,
+    root: Option<Item>,
+}
+
+impl Work {
+    fn collect(&self, ignore: &[TreePath]) -> Result<Found, Error> {
+        let mut walk = Walk {
+            old: Record::open(self.place.folder())?,
+            collector: Collector::new(ignore),
+            hidden: None,
+            before: HashMap::new(),
+            digests: Fresh::new(),
+            stay: HashSet::new(),
+        };
+        let root = walk.old.at(&TreePath::root())?;
+        tree::walk::<WalkFailed>(self.tree.as_fd(), &mut |visit| {
+            let path = TreePath::checked(visit.path).unwrap_or_default();
+            walk.file(visit.directory, visit.name.to_bytes(), &path, visit.metadata)?;
+            Ok(tree::Descend::Yes)
+        })?;
+        walk.pass(None)?;
+        let before: Vec<Group> = walk.before.into_values().collect();
+        Ok(Found { changes: walk.collector.finish(&before), digests: walk.digests, stay: walk.stay, root })
+    }
+}
+
+impl WorkTree for Work {
+    fn root_mount(&self) -> Result<OwnedFd, Error> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let flags = flags | OpenTreeFlags::AT_EMPTY_PATH;
+        match rustix::mount::open_tree(&self.tree, "", flags) {
+            Ok(mount) => Ok(mount),
+            // Without mounts the folder itself must do.
+            Err(_) => self.tree.try_clone().map_err(|source| Error::Mount { step: "dup", source }),
+        }
+    }
+
+    fn diff(&mut self, ignore: &[TreePath], sink: &mut dyn EntrySink) -> Result<(), Error> {
+        let mut found = self.collect(ignore)?;
+        found.changes.emit(self.tree.as_fd(), sink, Some(&mut found.digests))?;
+        self.found = Some(found);
+        Ok(())
+    }
+
+    fn commit(mut self: Box<Self>, chain: ChainId) -> Result<(), Error> {
+        let found = match self.found.take() {
+            Some(found) => found,
+            None => self.collect(&[])?,
+        };
+        found.changes.remove_leftovers(self.tree.as_fd(), |path| !found.stay.contains(path))?;
+        if let Some(root) = &found.root {
+            // No layer says anything about the root, so it stays what it was.
+            make::finish(&self.tree, &root.noted.entry)?;
+        }
+        let old = Record::open(self.place.folder())?;
+        record::write(self.place.folder(), self.tree.as_fd(), Some(old), Trust::Stamps, &found.digests)?;
+        let Work { tree, place, .. } = *self;
+        drop(tree);
+        place.publish(chain)
+    }
+}
+
+struct Walk<'a> {
+    old: Record,
+    collector: Collector<'a>,
+    /// A path that is gone or no folder any more: what was below it needs no whiteouts.
+    hidden: Option<TreePath>,
+    /// The hard-link groups of the start, by inode.
+    before: HashMap<u64, Group>,
+    digests: Fresh,
+    stay: HashSet<TreePath>,
+}
+
+impl Walk<'_> {
+    /// Takes the recorded files before `path`: they are gone.
+    fn pass(&mut self, path: Option<&TreePath>) -> Result<(), Error> {
+        while let Some(item) = self.old.before(path)? {
+            let gone = item.noted.entry.path;
+            if !self.hidden.as_ref().is_some_and(|hidden| hidden.contains(&gone)) {
+                self.hidden = Some(gone.clone());
+                self.collector.gone(gone);
+            }
+        }
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<(), Error> {
+        self.pass(Some(path))?;
+        let item = self.old.at(path)?;
+        if let Some(item) = &item {
+            if self.collector.ignores(path) {
+                self.stay.insert(path.clone());
+            }
+            if let Some(inode) = item.linked_inode() {
+                self.before.entry(inode).or_default().push(path.clone());
+            }
+            if item.noted.entry.kind == EntryKind::Directory && metadata.kind != FileType::Directory {
+                self.hidden = Some(path.clone());
+            }
+        }
+        if metadata.kind == FileType::Socket {
+            self.collector.leftover(path.clone());
+            if item.is_some() {
+                self.collector.gone(path.clone());
+            }
+            return Ok(());
+        }
+        self.collector.met(path, metadata);
+        let Some(item) = item else {
+            self.collector.changed(path, metadata);
+            return Ok(());
+        };
+        if self.old.is_untouched(&item, metadata) {
+            return Ok(());
+        }
+        let node = node::read(directory, name, path).map_err(Error::file("read", path))?;
+        let Some(mut node) = node else { return Ok(()) };
+        let (same, digest) = item.is_same(&mut node).map_err(Error::file("compare", path))?;
+        if digest.is_some() {
+            self.digests.insert(path.clone(), digest);
+        }
+        if !same {
+            self.collector.changed(path, metadata);
+        }
+        Ok(())
+    }
+}
