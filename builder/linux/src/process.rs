@@ -247,9 +247,16 @@ pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
 
 /// Sets every signal's handler to the default and unblocks it, as a program expects that is started afresh.
 pub fn reset_signals() {
+    // The kernel's `struct sigaction`: handler, flags, restorer, mask. Not through libc, which keeps two signals for itself and
+    // may have inherited that they are ignored.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no code; numbers that the kernel or libc keep for themselves are refused.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        let mask_bytes = 8;
+        // SAFETY: the kernel reads one `struct sigaction` with the handler SIG_DFL, and refuses SIGKILL and SIGSTOP.
+        unsafe {
+            let none = std::ptr::null::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, mask_bytes)
+        };
     }
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set before it is used; the old mask is not asked for.
