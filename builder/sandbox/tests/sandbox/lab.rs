@@ -27,7 +27,7 @@ const LIMIT_BYTES: usize = 1 << 20;
 const APPLETS: &[&str] = &[
     "sh", "cat", "ls", "id", "env", "echo", "sleep", "ip", "mknod", "chmod", "chown", "hostname", "stat",
     "test", "readlink", "mkdir", "touch", "mount", "grep", "head", "true", "kill", "rm", "ln", "unshare",
-    "seq", "tail", "dmesg",
+    "seq", "tail", "dmesg", "cp", "wc", "cut", "umount", "setsid", "su",
 ];
 
 /// What the worker is to do.
@@ -44,6 +44,8 @@ pub(crate) struct Request {
     pub(crate) cancel_on_output: bool,
     /// Run nothing, only remove what is in the worker's folder.
     pub(crate) clean: bool,
+    /// Mount the overlay as on older kernels.
+    pub(crate) old_overlay: bool,
     /// Make the overlay's lower layer out of so many folders.
     pub(crate) layers: usize,
 }
@@ -178,8 +180,9 @@ fn run_here(sandbox: &Range, request: &Request, folder: &Path, stdout: Option<Bo
         (0..request.layers).map(|index| PathBuf::from(format!("layer{index}"))).collect();
     lowers.push("base".into());
     let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
-    let root = mount::overlay(&lowers, Some((Path::new("upper"), Path::new("work"))), at.as_fd())
-        .expect("an overlay");
+    let overlay = if request.old_overlay { mount::overlay_by_options } else { mount::overlay };
+    let upper = Some((Path::new("upper"), Path::new("work")));
+    let root = overlay(&lowers, upper, at.as_fd()).expect("an overlay");
     let mounts = request.outside.iter().map(|(name, _)| {
         rustix::fs::open(folder.join("outside").join(name), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .expect("opened")
@@ -243,11 +246,12 @@ fn make_tree(folder: &Path, request: &Request) {
         .expect("written");
     fs::write(base.join("bin/script"), "no #! line").expect("written");
     fs::write(base.join("bin/noexec"), "").expect("written");
-    fs::copy("/bin/busybox", base.join("bin/setuid-id")).expect("copied");
+    fs::create_dir(base.join("bin/setuid")).expect("a folder");
+    fs::copy("/bin/busybox", base.join("bin/setuid/su")).expect("copied");
     for (path, mode) in [
         ("bin/script", 0o755),
         ("bin/noexec", 0o644),
-        ("bin/setuid-id", 0o4755),
+        ("bin/setuid/su", 0o4755),
         ("tmp", 0o1777),
         ("lost", 0o700),
     ] {
