@@ -80,9 +80,12 @@ fn knows_lowerdir_plus() -> bool {
     known().is_ok()
 }
 
-/// The overlay by `mount(2)`, whose options fit on a page: so paths are relative to `at`, where a thread of its own goes to, in
-/// a mount namespace of its own, so that the mount is seen nowhere while it has a place.
-fn overlay_by_options(
+/// As [`overlay`], by `mount(2)`, for Linux before 6.5. Its options fit on a page: so paths are relative to `at`, where a thread of
+/// its own goes to, in a mount namespace of its own, so that the mount is seen nowhere while it has a place.
+///
+/// # Errors
+/// As for [`overlay`]; [`io::ErrorKind::InvalidInput`] when the paths are longer than a page.
+pub fn overlay_by_options(
     lowers: &[&Path],
     upper: Option<(&Path, &Path)>,
     at: BorrowedFd<'_>,

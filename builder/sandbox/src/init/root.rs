@@ -107,7 +107,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn from_scratch(&self, name: &CStr) -> io::Result<OwnedFd> {
+    fn bind_scratch(&self, name: &CStr) -> io::Result<OwnedFd> {
         let scratch = self.scratch.as_ref().ok_or(Errno::BADF)?;
         mount::bind_at(scratch, name, Below::Without)
     }
@@ -137,7 +137,7 @@ impl Builder<'_> {
             if rustix::fs::accessat(parent, *name, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
                 .is_ok()
             {
-                let empty = self.from_scratch(c"empty")?;
+                let empty = self.bind_scratch(c"empty")?;
                 mount::restrict(&empty, Attributes::MOUNT_ATTR_RDONLY, Below::Without)?;
                 mount::attach_at(&empty, parent, name)?;
             }
@@ -216,7 +216,7 @@ impl Builder<'_> {
             rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
         io::Write::write_all(&mut std::fs::File::from(file), bytes)?;
-        self.from_scratch(&name)
+        self.bind_scratch(&name)
     }
 
     fn mount(
