@@ -142,7 +142,7 @@ fn user_namespaces_forbidden() {
 fn interrupted_in_the_middle_of_a_step() {
     for (number, signal) in [(1, Signal::INT), (2, Signal::TERM), (3, Signal::KILL)] {
         let env = Env::new(BINARY);
-        let marker = format!("86400.{}{number}", std::process::id());
+        let marker = (1_000_000 + std::process::id() * 10 + number).to_string();
         let dockerfile = |last: &str| {
             format!(
                 "FROM busybox\nRUN cat /proc/sys/kernel/random/uuid | tee /id\nRUN echo now-sleeping; {last}\n"

@@ -72,3 +72,6 @@ pub fn missing_program(programs: &[&str]) -> Option<String> {
     let missing: Vec<&str> = programs.iter().filter(|name| !found(name)).copied().collect();
     (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
 }
+
+#[cfg(test)]
+mod tests;
