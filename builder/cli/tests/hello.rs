@@ -124,7 +124,7 @@ fn independent_stages_run_side_by_side() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port").port();
     let dockerfile = |seconds: u32| {
         format!(
-            "FROM busybox AS one\nRUN echo met | timeout {seconds} nc -l -s 127.0.0.1 -p {port} && echo done > /one\n\
+            "FROM busybox AS one\nRUN echo met | timeout {seconds} nc -l -p {port} && echo done > /one\n\
              FROM busybox AS two\nRUN for i in $(seq {seconds}0); do nc 127.0.0.1 {port} < /dev/null > /two && exit 0; \
              sleep 0.1; done; exit 1\n\
              FROM busybox\nCOPY --from=one /one /\nCOPY --from=two /two /\n"
