@@ -77,7 +77,10 @@ impl Suite {
             .filter(|name| is_wanted(name))
             .map(|name| Case::read(&data.join(format!("cases/{name}.txtar"))).expect("a readable case"))
             .collect();
-        assert!(!cases.is_empty(), "LITHIFY_CASES names no case");
+        let unknown: Vec<&str> = wanted.as_deref().unwrap_or_default().split(',').collect();
+        let unknown =
+            unknown.into_iter().find(|name| !name.is_empty() && !names.iter().any(|one| one == name));
+        assert_eq!(unknown, None, "LITHIFY_CASES names what is no case");
         Self {
             cases,
             expected_failures,
@@ -100,7 +103,7 @@ impl Suite {
         if let Err(err) = case.lay_out(&context) {
             return Verdict::Failed(vec![format!("context: {err}")]);
         }
-        let (mut faults, mut digests) = (Vec::new(), BTreeSet::new());
+        let (mut faults, mut digests) = (Vec::<Vec<String>>::new(), BTreeSet::new());
         for (snapshotter, env) in SNAPSHOTTERS.iter().zip(&self.envs) {
             let (got, digest, log) = self.build(case, env, snapshotter, &context);
             let mut found = case.differences(&want, &got, &log);
@@ -108,9 +111,10 @@ impl Suite {
             if !found.is_empty() && got["outcome"] != "ok" {
                 found.push(format!("log: {}", tail(&log).replace('\n', "\n       ")));
             }
-            faults.extend(found.into_iter().map(|fault| format!("{snapshotter}: {fault}")));
+            faults.push(found);
             digests.extend(digest);
         }
+        let mut faults = merged(faults);
         if digests.len() > 1 {
             faults.push(format!("one digest for each snapshotter: {digests:?}"));
         }
@@ -206,6 +210,19 @@ fn every_departure_belongs_to_a_case_and_is_explained() {
             "departures/README.md does not say why {name} departs"
         );
     }
+}
+
+/// The faults under each snapshotter, said once where all agree.
+fn merged(mut faults: Vec<Vec<String>>) -> Vec<String> {
+    // The log names other folders each time; what is wrong is in the lines before it.
+    let without_log = |faults: &[String]| -> Vec<String> {
+        faults.iter().filter(|fault| !fault.starts_with("log: ")).cloned().collect()
+    };
+    if faults.iter().all(|one| without_log(one) == without_log(&faults[0])) {
+        return faults.swap_remove(0);
+    }
+    let named = SNAPSHOTTERS.iter().zip(faults);
+    named.flat_map(|(name, faults)| faults.into_iter().map(move |fault| format!("{name}: {fault}"))).collect()
 }
 
 fn names_in(list: &Path) -> BTreeSet<String> {

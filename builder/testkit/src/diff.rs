@@ -18,7 +18,9 @@ pub fn explain(a: &Image, b: &Image) -> io::Result<Option<String>> {
     }
     for (number, (one, other)) in a.layers.iter().zip(&b.layers).enumerate() {
         if one.digest != other.digest {
-            let what = layers(a, one, b, other)?;
+            let is_one_tar = a.diff_ids().get(number) == b.diff_ids().get(number);
+            let what =
+                if is_one_tar { "one tar, compressed in two ways".into() } else { layers(a, one, b, other)? };
             return Ok(Some(format!("layer {}: {what} ({} and {})", number + 1, one.digest, other.digest)));
         }
     }
@@ -55,7 +57,7 @@ fn layers(a: &Image, one: &Layer, b: &Image, other: &Layer) -> io::Result<String
             }
         }
     }
-    Ok("all entries are the same: padding or compression differs".to_owned())
+    Ok("all entries are the same: headers, padding or end differ".to_owned())
 }
 
 fn members(a: &Member, b: &Member) -> Option<String> {

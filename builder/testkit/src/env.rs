@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Finished, PlainUser, Running};
+use crate::{Finished, Image, PlainUser, Running};
 
 /// More than any build of a test takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -193,6 +193,41 @@ impl Env {
     /// A path in this environment at which nothing exists yet.
     pub fn fresh(&self, name: &str) -> PathBuf {
         self.dir().join(format!("{name}-{}", self.folders.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// The flag that makes `FROM busybox` work without a registry.
+    ///
+    /// # Panics
+    /// When the image cannot be copied to where the environment's user may read it.
+    pub fn busybox(&self) -> String {
+        let mut layout = crate::in_repository("testdata/conformance/base/busybox");
+        if self.user.is_some() {
+            layout = self.copy_of(&layout);
+        }
+        format!("--build-context=busybox=oci-layout://{}", layout.display())
+    }
+
+    /// Builds `context` with these flags into an archive, and reads the image after recomputing all of its digests.
+    ///
+    /// # Panics
+    /// When the build fails or the image is not sound.
+    #[track_caller]
+    pub fn build<A: AsRef<OsStr>>(&self, flags: &[A], context: &Path) -> Image {
+        self.build_with(&mut self.lithify(["build", "--progress=plain"]), flags, context)
+    }
+
+    /// As [`Self::build`], with a command that begins `lithify build` and has an environment of its own.
+    ///
+    /// # Panics
+    /// When the build fails or the image is not sound.
+    #[track_caller]
+    pub fn build_with<A: AsRef<OsStr>>(&self, command: &mut Command, flags: &[A], context: &Path) -> Image {
+        let archive = self.fresh("image");
+        command.arg(format!("--output=type=oci,dest={}", archive.display())).args(flags).arg(context);
+        Running::start(command).expect("lithify should start").wait(LIMIT).expect_ok();
+        let image = Image::from_archive(&archive).expect("a readable image");
+        image.validate().expect("a sound image");
+        image
     }
 
     /// Writes `~/.docker/config.json`.

@@ -9,6 +9,7 @@
 //! Nothing here is shipped; helpers panic with a message where a test could do nothing but panic itself.
 
 pub mod case;
+mod container;
 pub mod describe;
 pub mod diff;
 mod env;
@@ -19,16 +20,17 @@ mod tar;
 mod token;
 mod user;
 
+pub use container::run_image;
 pub use env::{Env, copy_tree};
 pub use image::{Image, Layer};
-pub use process::{Finished, Running, processes_with};
+pub use process::{Finished, Running, gone_within, processes_with};
 pub use registry::{Login, Registry};
 pub use tar::{Member, TarReader, decoded};
 pub use token::{Request, TokenRegistry};
 pub use user::PlainUser;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Says that the test `name` cannot run because of `why`. The line goes past the test harness's capture, so that it
 /// is seen even when everything passes.
@@ -49,6 +51,11 @@ pub fn say(line: &str) {
     let _ = writeln!(stderr, "{line}");
 }
 
+/// A path in the repository.
+pub fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
 /// Whether the test runs as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -65,3 +72,6 @@ pub fn missing_program(programs: &[&str]) -> Option<String> {
     let missing: Vec<&str> = programs.iter().filter(|name| !found(name)).copied().collect();
     (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,18 +132,27 @@ impl Running {
     /// When the output ends before that, or `limit` passes.
     #[track_caller]
     pub fn wait_for_line(&mut self, text: &str, limit: Duration) {
+        self.wait_for_line_where(&format!("{text:?}"), limit, |line| line.contains(text));
+    }
+
+    /// Waits until a line of the output is the one; `what` names it in the message.
+    ///
+    /// # Panics
+    /// When the output ends before that, or `limit` passes.
+    #[track_caller]
+    pub fn wait_for_line_where(&mut self, what: &str, limit: Duration, is_it: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + limit;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok((stream, line)) => {
-                    let is_it = String::from_utf8_lossy(&line).contains(text);
+                    let is_it = is_it(&String::from_utf8_lossy(&line));
                     self.keep(stream, &line);
                     if is_it {
                         return;
                     }
                 }
                 Err(why) => panic!(
-                    "no line with {text:?} ({why})\n-- stdout --\n{}\n-- stderr --\n{}",
+                    "no line with {what} ({why})\n-- stdout --\n{}\n-- stderr --\n{}",
                     String::from_utf8_lossy(&self.stdout),
                     String::from_utf8_lossy(&self.stderr)
                 ),
@@ -173,8 +182,8 @@ impl Running {
     /// When the kernel refuses to wait.
     pub fn wait(mut self, limit: Duration) -> Finished {
         let pidfd = pidfd_open(self.pid(), PidfdFlags::empty()).expect("pidfd_open");
-        let timeout = Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-        let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)).unwrap_or_default();
+        let ready =
+            poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timespec(limit))).unwrap_or_default();
         let timed_out = ready == 0;
         if timed_out {
             self.kill();
@@ -250,4 +259,25 @@ pub fn processes_with(argument: &str) -> Vec<u32> {
                 .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes()))
         })
         .collect()
+}
+
+/// Whether all these processes end within `limit`.
+pub fn gone_within(ids: &[u32], limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    ids.iter().all(|id| {
+        let pid = i32::try_from(*id).ok().and_then(Pid::from_raw);
+        // A process that cannot be opened is gone.
+        let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return true };
+        poll(
+            &mut [PollFd::new(&pidfd, PollFlags::IN)],
+            Some(&timespec(deadline.saturating_duration_since(Instant::now()))),
+        ) == Ok(1)
+    })
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
 }
