@@ -3,7 +3,7 @@
 //! Matching walks the text once with the set of places in the pattern that can be reached, so no pattern is slow.
 
 /// The most steps that matching may take; only patterns and values of many thousand characters reach it.
-const MAX_STEPS: usize = 1 << 28;
+const MAX_STEPS: usize = 1 << 24;
 
 /// A pattern.
 pub(crate) struct Pattern {
