@@ -128,11 +128,8 @@ impl Pattern {
             if best.is_none() {
                 places.enter(0, index);
             }
-            if let Some(start) = places.accepted() {
-                if best.is_none_or(|(known, _)| start <= known) {
-                    best = Some((start, index));
-                }
-            }
+            let accepted = places.accepted().filter(|start| best.is_none_or(|(known, _)| *start <= known));
+            best = accepted.map(|start| (start, index)).or(best);
             if let Some((known, _)) = best {
                 places.current.retain(|(_, start)| *start <= known);
                 if places.current.is_empty() {

@@ -35,7 +35,7 @@ fn errors_point_at_the_words() {
     check("FROM a\nEXPOSE 70000", "70000", "invalid containerPort", None);
     check("FROM a\nCMD [1]", "[1]", "comprised of strings only", Some("put each element in double quotes"));
     check("FROM a\nRUN []", "[]", "RUN requires a command", None);
-    check("FROM a\nHEALTHCHECK CMD", "CMD", "Missing command after HEALTHCHECK CMD", None);
+    check("FROM a\nHEALTHCHECK CMD", "HEALTHCHECK", "Missing command after HEALTHCHECK CMD", None);
     check("FROM a\nHEALTHCHECK --interval=1 CMD x", "--interval=1", "invalid duration", None);
     check("FROM a\nHEALTHCHECK --timeout=1us CMD x", "--timeout=1us", "cannot be less than 1ms", None);
     check("FROM a\nSTOPSIGNAL SIGTREM", "SIGTREM", "invalid signal: SIGTREM", Some("did you mean TERM?"));
@@ -121,8 +121,8 @@ fn every_error_at_once() {
     let found = errors(text, &Options::default());
     let messages: Vec<&str> = found.iter().map(|error| error.message.as_str()).collect();
     assert_eq!(messages.len(), 4, "{messages:?}");
-    let text = "FROM a\nENV A=${\nLABEL b=${C?is needed}\nEXPOSE 1/icmp\nUSER \"x\n";
-    assert_eq!(errors(text, &Options::default()).len(), 4);
+    let text = "FROM a\nENV A=${\nLABEL b=${C?needed}\nARG =x\nCOPY --chmod=9 a b\nEXPOSE 1/icmp\nUSER \"x\n";
+    assert_eq!(errors(text, &Options::default()).len(), 5);
 }
 
 #[test]
