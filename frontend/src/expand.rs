@@ -1,6 +1,6 @@
 //! Variables and quotes in words, as a shell treats them: `$v`, `${v:-w}`, `"..."`, `'...'`, escapes.
 
-use crate::pattern::Pattern;
+mod modifiers;
 
 /// The longest result in bytes. No process could be given more (MAX_ARG_STRLEN is 128 KiB), and a few dozen lines that
 /// each double a variable would otherwise fill any memory.
@@ -67,6 +67,8 @@ pub(crate) struct ExpandError {
     pub(crate) message: String,
     pub(crate) start: usize,
     pub(crate) end: usize,
+    /// Whether a variable's value, and not only the text, is to blame.
+    pub(crate) needs_value: bool,
 }
 
 impl Lexer {
@@ -150,7 +152,7 @@ impl Run<'_> {
     }
 
     fn error<T>(&self, start: usize, message: impl Into<String>) -> Result<T, ExpandError> {
-        Err(ExpandError { message: message.into(), start, end: self.at.max(start) })
+        Err(ExpandError { message: message.into(), start, end: self.at.max(start), needs_value: false })
     }
 
     /// Reads to the end, or to `stop`, which is consumed.
@@ -322,86 +324,6 @@ impl Run<'_> {
             '/' => self.replace(start, &name),
             other => self.error(start, format!("unsupported modifier ({other}) in substitution")),
         }
-    }
-
-    fn word(&mut self, start: usize, stop: char, keep_escapes: bool) -> Result<String, ExpandError> {
-        match self.until(Some(stop), keep_escapes) {
-            Ok(piece) => Ok(piece.text),
-            Err(_) if self.at >= self.text.len() => {
-                self.error(start, format!("syntax error: missing '{stop}'"))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// `${v-w}`, `${v+w}`, `${v?w}`, and with `:` those for which an empty value is no value.
-    fn conditional(
-        &mut self,
-        start: usize,
-        name: &str,
-        c: char,
-        empty_is_unset: bool,
-    ) -> Result<String, ExpandError> {
-        let word = self.word(start, '}', false)?;
-        let value = self.lookup(name);
-        if value.is_none() && self.lexer.keep_unset {
-            let colon = if empty_is_unset { ":" } else { "" };
-            return Ok(format!("${{{name}{colon}{c}{word}}}"));
-        }
-        let is_set = value.as_deref().is_some_and(|value| !(empty_is_unset && value.is_empty()));
-        match (c, is_set) {
-            ('-', false) => Ok(word),
-            ('+', true) => Ok(word),
-            ('+', false) => Ok(String::new()),
-            ('?', false) => {
-                let default =
-                    if value.is_none() { "is not allowed to be unset" } else { "is not allowed to be empty" };
-                let text = if word.is_empty() { default } else { &word };
-                self.error(start, format!("{name}: {text}"))
-            }
-            _ => Ok(value.unwrap_or_default()),
-        }
-    }
-
-    /// `${v#p}`, `${v##p}`, `${v%p}`, `${v%%p}`.
-    fn trim(&mut self, start: usize, name: &str, c: char) -> Result<String, ExpandError> {
-        let word = self.word(start, '}', true)?;
-        let Some(value) = self.lookup(name) else {
-            let kept = format!("${{{name}{c}{word}}}");
-            return Ok(if self.lexer.keep_unset { kept } else { String::new() });
-        };
-        let (pattern, longest) = match word.strip_prefix(c) {
-            Some(pattern) => (pattern, true),
-            None => (word.as_str(), false),
-        };
-        let parsed = Pattern::parse(pattern).and_then(|parsed| match c {
-            '#' => parsed.without_prefix(&value, longest),
-            _ => parsed.without_suffix(&value, longest),
-        });
-        parsed.or_else(|problem| {
-            self.error(start, format!("invalid pattern ({pattern}) in substitution: {problem}"))
-        })
-    }
-
-    /// `${v/p/r}` and `${v//p/r}`.
-    fn replace(&mut self, start: usize, name: &str) -> Result<String, ExpandError> {
-        let every = self.peek() == Some('/');
-        if every {
-            self.next();
-        }
-        let pattern = self.word(start, '/', true)?;
-        let replacement = self.word(start, '}', true)?;
-        let Some(value) = self.lookup(name) else {
-            let kept = format!("${{{name}/{pattern}/{replacement}}}");
-            return Ok(if self.lexer.keep_unset { kept } else { String::new() });
-        };
-        let parsed = Pattern::parse(&pattern).and_then(|parsed| match every {
-            true => parsed.replace_all(&value, &replacement, MAX_RESULT_BYTES),
-            false => parsed.replace_first(&value, &replacement),
-        });
-        parsed.or_else(|problem| {
-            self.error(start, format!("invalid pattern ({pattern}) in substitution: {problem}"))
-        })
     }
 
     /// A name: letters, digits and underscores; or only digits; or one of the shell's special parameters.

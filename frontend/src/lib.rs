@@ -50,4 +50,4 @@ pub use outline::{
 pub use parse::parse;
 pub use plan::plan;
 pub use render::render;
-pub use source::{Position, Source, Word};
+pub use source::{LineStarts, Position, Source, Word};

@@ -19,7 +19,7 @@ use lithify_oci::{ImageConfig, Platform, RootFs};
 
 use crate::diagnostic::Diagnostic;
 use crate::instruction::Instruction;
-use crate::lint::Linter;
+use crate::lint::{CheckConfig, Linter};
 use crate::lower::stage::State;
 use crate::options::{ImageRequest, ResolvedImage};
 use crate::outline::Collected;
@@ -33,6 +33,10 @@ pub(crate) struct Lowering<'a> {
     steps: Vec<Step>,
     contexts: HashMap<Option<String>, StepId>,
     images: HashMap<ImageRequest, StepId>,
+    /// Only errors are wanted, and some images are not known: what hangs on their variables is not reported.
+    early: bool,
+    /// Whether the instruction at hand uses a variable that is not set.
+    unset: bool,
     /// By stage; `None` until it is lowered.
     states: Vec<Option<State>>,
     pub(crate) problems: Vec<Diagnostic>,
@@ -56,10 +60,20 @@ impl<'a> Lowering<'a> {
             steps: vec![],
             contexts: HashMap::new(),
             images: HashMap::new(),
+            early: false,
+            unset: false,
             states: stages.nodes.iter().map(|_| None).collect(),
             problems: vec![],
             collected: Collected::default(),
         }
+    }
+
+    /// The errors that can be told before images are known.
+    pub(crate) fn early_errors(resolver: &Resolver<'_>, stages: &Stages<'_>) -> Vec<Diagnostic> {
+        let mut linter = Linter::new(CheckConfig::default());
+        let mut lowering = Lowering { early: true, ..Lowering::new(resolver, stages, &mut linter) };
+        lowering.graph();
+        lowering.problems
     }
 
     /// The graph of the target; `None` when there were errors.

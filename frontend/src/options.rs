@@ -96,6 +96,7 @@ pub struct ResolvedImage {
 
 /// How far a plan got.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one plan for each build")]
 pub enum Plan {
     /// The configurations of these images decide what follows. Call again with them.
     NeedImages(BTreeSet<ImageRequest>),

@@ -173,6 +173,7 @@ impl<'a> Parser<'a> {
                 let message = format!("unterminated heredoc: no line is {}", heredoc.name);
                 let help = "the end word must stand alone on its line, with no spaces around it";
                 self.problems.push(Diagnostic::at(opening, message).help(help));
+                break;
             }
         }
         heredocs

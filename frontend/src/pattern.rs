@@ -3,7 +3,7 @@
 //! Matching walks the text once with the set of places in the pattern that can be reached, so no pattern is slow.
 
 /// The most steps that matching may take; only patterns and values of many thousand characters reach it.
-const MAX_STEPS: usize = 1 << 28;
+const MAX_STEPS: usize = 1 << 24;
 
 /// A pattern.
 pub(crate) struct Pattern {
@@ -128,11 +128,8 @@ impl Pattern {
             if best.is_none() {
                 places.enter(0, index);
             }
-            if let Some(start) = places.accepted() {
-                if best.is_none_or(|(known, _)| start <= known) {
-                    best = Some((start, index));
-                }
-            }
+            let accepted = places.accepted().filter(|start| best.is_none_or(|(known, _)| *start <= known));
+            best = accepted.map(|start| (start, index)).or(best);
             if let Some((known, _)) = best {
                 places.current.retain(|(_, start)| *start <= known);
                 if places.current.is_empty() {

@@ -9,7 +9,7 @@ use crate::lower::Lowering;
 use crate::options::{ImageRequest, Options, Plan, ResolvedImage};
 use crate::outline::{self, Outline};
 use crate::parse::parse;
-use crate::resolve::Resolver;
+use crate::resolve::{Resolver, Stages};
 use crate::source::Source;
 
 /// Turns a Dockerfile into the steps that the target needs.
@@ -38,8 +38,7 @@ pub fn plan(
     }
     let mut resolver = Resolver::new(&dockerfile, options, images);
     let stages = resolver.stages(false, &mut linter);
-    errors.append(&mut resolver.problems);
-    let Some(stages) = stages.filter(|_| errors.is_empty()) else { return Err(in_order(errors)) };
+    let Some(stages) = settle(&mut resolver, stages, &mut errors) else { return Err(in_order(errors)) };
     if !resolver.missing.is_empty() {
         return Ok(Plan::NeedImages(resolver.missing));
     }
@@ -70,8 +69,7 @@ pub(crate) fn check(
     let mut resolver = Resolver::new(&dockerfile, options, images);
     if !dockerfile.instructions.is_empty() {
         let stages = resolver.stages(every_stage, &mut linter);
-        errors.append(&mut resolver.problems);
-        if let Some(stages) = stages.filter(|_| errors.is_empty()) {
+        if let Some(stages) = settle(&mut resolver, stages, &mut errors) {
             if !resolver.missing.is_empty() {
                 return Ok(resolver.missing);
             }
@@ -97,8 +95,7 @@ pub(crate) fn with_outline(
         true => None,
         false => resolver.stages(false, &mut linter),
     };
-    errors.append(&mut resolver.problems);
-    let Some(stages) = stages.filter(|_| errors.is_empty()) else { return Err(in_order(errors)) };
+    let Some(stages) = settle(&mut resolver, stages, &mut errors) else { return Err(in_order(errors)) };
     if !resolver.missing.is_empty() {
         return Ok(Err(resolver.missing));
     }
@@ -108,6 +105,20 @@ pub(crate) fn with_outline(
         true => Ok(Ok(outline::assemble(source, &stages, lowering.collected))),
         false => Err(in_order(lowering.problems)),
     }
+}
+
+/// The stages if there are no errors so far. Errors that show without the missing images are found now, so that nothing
+/// is downloaded for a file that cannot be built, and all errors are told at once.
+fn settle<'a>(
+    resolver: &mut Resolver<'a>,
+    stages: Option<Stages<'a>>,
+    errors: &mut Vec<Diagnostic>,
+) -> Option<Stages<'a>> {
+    errors.append(&mut resolver.problems);
+    if !resolver.missing.is_empty() || !errors.is_empty() {
+        errors.extend(stages.iter().flat_map(|stages| Lowering::early_errors(resolver, stages)));
+    }
+    stages.filter(|_| errors.is_empty())
 }
 
 /// `BUILDKIT_DOCKERFILE_CHECK`, or else the directive.

@@ -1,11 +1,14 @@
 //! Which stage builds on which, and what stages copy from: everything that can be told before images are known.
 
+mod reach;
+
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use lithify_graph::Span;
 use lithify_oci::{Platform, Reference};
 
+use crate::csv;
 use crate::diagnostic::Diagnostic;
 use crate::expand::{Lexer, NoVariables};
 use crate::globals::{self, Globals};
@@ -13,8 +16,7 @@ use crate::instruction::{Dockerfile, Instruction, Kind, Stage};
 use crate::lint::{Linter, from as lint_from};
 use crate::options::{ImageRequest, NamedContext, Options, ResolvedImage};
 use crate::place;
-use crate::source::{Source, Word};
-use crate::{csv, parse};
+use crate::source::Word;
 
 /// Where files come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +63,8 @@ pub(crate) struct Resolver<'a> {
     pub(crate) problems: Vec<Diagnostic>,
     pub(crate) missing: BTreeSet<ImageRequest>,
     contexts: HashMap<String, (String, NamedContext)>,
+    /// The numbers of the stages that have a name, ascending.
+    names: HashMap<String, Vec<usize>>,
 }
 
 impl<'a> Resolver<'a> {
@@ -77,7 +81,15 @@ impl<'a> Resolver<'a> {
             (key, (name.clone(), *kind))
         });
         let contexts = contexts.collect();
-        Resolver { dockerfile, options, images, problems: vec![], missing: BTreeSet::new(), contexts }
+        Resolver {
+            dockerfile,
+            options,
+            images,
+            problems: vec![],
+            missing: BTreeSet::new(),
+            contexts,
+            names: HashMap::new(),
+        }
     }
 
     /// Resolves the stages; with `every_stage` all of them are needed, otherwise those that the target needs.
@@ -85,7 +97,8 @@ impl<'a> Resolver<'a> {
         let stages = self.dockerfile.stages();
         self.check_outside_stages();
         let Some(last) = stages.last() else {
-            if self.problems.is_empty() {
+            let has_from = self.dockerfile.instructions.iter().any(Instruction::is_from);
+            if self.problems.is_empty() && !has_from {
                 self.problems.push(Diagnostic::general("dockerfile contains no stages to build"));
             }
             return None;
@@ -101,6 +114,9 @@ impl<'a> Resolver<'a> {
         let mut nodes: Vec<StageNode<'a>> = vec![];
         for stage in &stages {
             let node = self.stage(*stage, &nodes, &globals, stages.len() == 1, linter);
+            if let Some(name) = stage.name() {
+                self.names.entry(name.to_owned()).or_default().push(stage.number);
+            }
             nodes.push(node);
         }
         let target = self.target(&nodes)?;
@@ -157,7 +173,7 @@ impl<'a> Resolver<'a> {
             return node;
         }
         let Some(name) = name else { return node };
-        if let Some(base) = earlier.iter().rfind(|known| known.stage.name() == Some(&name)) {
+        if let Some(base) = self.names.get(&name).and_then(|numbers| earlier.get(*numbers.last()?)) {
             node.base = Origin::Stage(base.stage.number);
             node.platform = base.platform.clone();
         } else if name == "scratch" {
@@ -299,11 +315,12 @@ impl<'a> Resolver<'a> {
         nodes: &[StageNode<'_>],
         number: usize,
     ) -> Result<Origin, String> {
-        let lower = name.to_lowercase();
-        let named = |node: &&StageNode<'_>| node.stage.name() == Some(&lower);
-        let earlier = nodes[..number].iter().rfind(named);
-        if let Some(node) = earlier.or_else(|| nodes[number..].iter().find(named)) {
-            return Ok(Origin::Stage(node.stage.number));
+        if let Some(stages) = self.names.get(&name.to_lowercase()) {
+            let earlier = stages.partition_point(|stage| *stage < number);
+            let nearest = stages.get(earlier.wrapping_sub(1)).or_else(|| stages.get(earlier));
+            if let Some(stage) = nearest {
+                return Ok(Origin::Stage(*stage));
+            }
         }
         if let (true, Ok(index)) = (numbers, name.parse::<i64>()) {
             let found = usize::try_from(index).ok().filter(|index| *index < nodes.len());
@@ -377,100 +394,6 @@ impl<'a> Resolver<'a> {
                 self.problems.push(Diagnostic::at(span, message));
             }
         }
-    }
-
-    /// Marks what the roots need, asks for the images on the way, and puts triggers in their place.
-    fn reach(&mut self, nodes: &mut [StageNode<'a>], mut open: Vec<usize>) {
-        while let Some(number) = open.pop() {
-            if std::mem::replace(&mut nodes[number].needed, true) {
-                continue;
-            }
-            let triggers = self.triggers(nodes, number);
-            nodes[number].triggers = triggers;
-            match &nodes[number].base {
-                Origin::Stage(base) => open.push(*base),
-                Origin::Image(request) => self.ask(&request.clone()),
-                Origin::Scratch | Origin::Folder(_) => {}
-            }
-            if nodes[number].replaced {
-                continue;
-            }
-            let node = &nodes[number];
-            let origins: Vec<_> = node
-                .triggers
-                .iter()
-                .map(AsRef::as_ref)
-                .chain(node.stage.body)
-                .flat_map(|it| self.origins(it, nodes, number))
-                .collect();
-            for (word, origin) in origins {
-                match origin {
-                    Ok(Origin::Stage(stage)) if stage < number => open.push(stage),
-                    Ok(Origin::Stage(stage)) => self.defined_later(&nodes[number], &nodes[stage], word.span),
-                    Ok(Origin::Image(request)) => self.ask(&request),
-                    Ok(Origin::Scratch | Origin::Folder(_)) => {}
-                    Err(problem) => {
-                        let names = nodes[..number].iter().filter_map(|node| node.stage.name());
-                        self.problems.push(Diagnostic::at(word.span, problem).suggest(&word.text, names));
-                    }
-                }
-            }
-        }
-    }
-
-    fn defined_later(&mut self, node: &StageNode<'_>, source: &StageNode<'_>, span: Span) {
-        let message = format!(
-            "cannot copy from stage {:?}, it needs to be defined before current stage {:?}",
-            source.display, node.display
-        );
-        self.problems.push(Diagnostic::at(span, message).help("move the stage further up"));
-    }
-
-    fn ask(&mut self, request: &ImageRequest) {
-        if !self.images.contains_key(request) {
-            self.missing.insert(request.clone());
-        }
-    }
-
-    /// The instructions that the base of a stage has stored with ONBUILD.
-    fn triggers(&mut self, nodes: &[StageNode<'a>], number: usize) -> Vec<Cow<'a, Instruction>> {
-        let texts: Vec<String> = match &nodes[number].base {
-            Origin::Stage(base) => {
-                let stored =
-                    nodes[*base].stage.body.iter().filter_map(|instruction| match &instruction.kind {
-                        Kind::Onbuild(text) => Some(text.clone()),
-                        _ => None,
-                    });
-                stored.collect()
-            }
-            Origin::Image(request) if !nodes[number].replaced => {
-                self.images.get(request).map(|image| image.config.config.on_build.clone()).unwrap_or_default()
-            }
-            _ => vec![],
-        };
-        let from = nodes[number].stage.instruction;
-        texts.iter().filter_map(|text| self.trigger(text, from)).collect()
-    }
-
-    fn trigger(&mut self, text: &str, from: &Instruction) -> Option<Cow<'a, Instruction>> {
-        let (parsed, errors) = parse(&Source::new("ONBUILD", text));
-        let mut problem = errors.into_iter().next().map(|error| error.message);
-        let mut instructions = parsed.instructions;
-        if problem.is_none() && instructions.len() != 1 {
-            problem = Some("onbuild trigger should be a single expression".into());
-        }
-        if instructions.iter().any(|it| matches!(it.kind, Kind::From(_))) {
-            problem = Some("FROM isn't allowed as an ONBUILD trigger".into());
-        }
-        if let Some(problem) = problem {
-            let message = format!("{problem}, in the ONBUILD trigger of the base: {text}");
-            self.problems.push(Diagnostic::at(from.span, message));
-            return None;
-        }
-        let mut instruction = instructions.pop()?;
-        instruction.span = from.span;
-        instruction.lines = from.lines;
-        Some(Cow::Owned(instruction))
     }
 }
 

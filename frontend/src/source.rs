@@ -17,14 +17,26 @@ impl Source {
         Source { name: name.into(), text: text.into() }
     }
 
-    /// The line and column of an offset, both counted from 1; columns count characters.
+    /// The line and column of an offset, both counted from 1; columns count characters. Takes time with the offset: for
+    /// many offsets use [`Source::line_starts`].
     pub fn position(&self, offset: usize) -> Position {
         let offset = offset.min(self.text.len());
         let before = &self.text[..offset];
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        let column = 1 + String::from_utf8_lossy(&before[line_start..]).chars().count();
-        Position { line, column, line_start }
+        self.column(line, line_start, offset)
+    }
+
+    /// An index for finding many positions.
+    pub fn line_starts(&self) -> LineStarts<'_> {
+        let ends = self.text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        LineStarts { source: self, starts: [0].into_iter().chain(ends.map(|(at, _)| at + 1)).collect() }
+    }
+
+    fn column(&self, line: usize, line_start: usize, offset: usize) -> Position {
+        let before = &self.text[line_start..offset];
+        let before = if line == 1 { before.strip_prefix(BYTE_ORDER_MARK).unwrap_or(before) } else { before };
+        Position { line, column: 1 + String::from_utf8_lossy(before).chars().count(), line_start }
     }
 
     /// The first and last line (from 1) that a span touches.
@@ -41,6 +53,22 @@ impl Source {
         let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         String::from_utf8_lossy(line).into_owned()
+    }
+}
+
+/// Where each line of a source starts.
+#[derive(Clone, Debug)]
+pub struct LineStarts<'a> {
+    source: &'a Source,
+    starts: Vec<usize>,
+}
+
+impl LineStarts<'_> {
+    /// As [`Source::position`].
+    pub fn position(&self, offset: usize) -> Position {
+        let offset = offset.min(self.source.text.len());
+        let line = self.starts.partition_point(|start| *start <= offset);
+        self.source.column(line, self.starts[line - 1], offset)
     }
 }
 

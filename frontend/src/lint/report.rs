@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::diagnostic::Diagnostic;
 use crate::lint::{Rule, Warning};
-use crate::source::Source;
+use crate::source::{LineStarts, Source};
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,7 @@ impl LintReport {
 
     /// SARIF 2.1.0; `version` is that of the program.
     pub fn to_sarif(&self, version: &str) -> Sarif {
+        let lines = self.source.line_starts();
         let rules = Rule::ALL.iter().filter(|rule| **rule != Rule::SyntaxIgnored).map(|rule| {
             let mut described = json!({
                 "id": rule.name(),
@@ -93,12 +94,12 @@ impl LintReport {
             described
         });
         let warnings = self.warnings.iter().map(|warning| {
-            self.sarif_result(warning.rule.name(), "warning", &warning.message, Some(warning.span))
+            self.sarif_result(&lines, warning.rule.name(), "warning", &warning.message, Some(warning.span))
         });
         let errors = self
             .errors
             .iter()
-            .map(|error| self.sarif_result("BuildError", "error", &error.to_string(), error.span));
+            .map(|error| self.sarif_result(&lines, "BuildError", "error", &error.to_string(), error.span));
         let results: Vec<Value> = warnings.chain(errors).collect();
         let driver = json!({
             "name": "lithify",
@@ -112,10 +113,17 @@ impl LintReport {
         })
     }
 
-    fn sarif_result(&self, rule: &str, level: &str, message: &str, span: Option<Span>) -> Value {
+    fn sarif_result(
+        &self,
+        lines: &LineStarts<'_>,
+        rule: &str,
+        level: &str,
+        message: &str,
+        span: Option<Span>,
+    ) -> Value {
         let mut physical = json!({ "artifactLocation": { "uri": self.source.name.replace('\\', "/") } });
         if let Some(span) = span {
-            let (start, end) = (self.source.position(span.start), self.source.position(span.end));
+            let (start, end) = (lines.position(span.start), lines.position(span.end));
             physical["region"] = json!({
                 "startLine": start.line, "startColumn": start.column,
                 "endLine": end.line, "endColumn": end.column,

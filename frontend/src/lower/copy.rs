@@ -173,11 +173,11 @@ impl<'a> Lowering<'a> {
             self.fail(span, "inconsistent keep-git-dir configuration");
             return None;
         }
-        if let (Some(flag), Some(query)) = (checksum, &query.checksum) {
-            if flag != query {
-                self.fail(span, format!("checksum mismatch {flag:?} != {query:?}"));
-                return None;
-            }
+        if let Some((flag, query)) =
+            checksum.zip(query.checksum.as_deref()).filter(|(flag, query)| flag != query)
+        {
+            self.fail(span, format!("checksum mismatch {flag:?} != {query:?}"));
+            return None;
         }
         let git = Git {
             url: url.to_owned(),

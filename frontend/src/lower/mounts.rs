@@ -181,7 +181,8 @@ impl<'a> Lowering<'a> {
                 writable: !settings.read_only.unwrap_or(true),
             },
         };
-        if target == "/" {
+        let folder_unknown = self.early && !settings.target.starts_with('/');
+        if target == "/" && !folder_unknown {
             self.fail(word.span, format!("invalid mount target {target:?}"));
             return None;
         }

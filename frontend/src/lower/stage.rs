@@ -109,6 +109,15 @@ impl<'a> Lowering<'a> {
     }
 
     fn instruction(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, triggered: bool) {
+        let before = self.problems.len();
+        self.unset = false;
+        self.lower(work, instruction, triggered);
+        if self.early && self.unset {
+            self.problems.truncate(before);
+        }
+    }
+
+    fn lower(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, triggered: bool) {
         match &instruction.kind {
             Kind::Add(add) => self.add(work, instruction, add, triggered),
             Kind::Arg(definitions) => self.arg(work, instruction, definitions),
@@ -187,10 +196,13 @@ impl<'a> Lowering<'a> {
     ) -> Option<Expanded> {
         match lexer.expand(&word.text, &work.state.variables) {
             Ok(expanded) => {
+                self.unset |= !expanded.unmatched.is_empty();
                 work.report_undefined(self.linter, instruction, &expanded.unmatched);
                 Some(expanded)
             }
             Err(error) => {
+                // An error may come of a value that is not known yet, but not when no variable is used before it.
+                self.unset |= word.text.contains('$') && error.needs_value;
                 self.problems.push(place::error(word, &error));
                 None
             }
