@@ -10,3 +10,6 @@ pub mod seccomp;
 pub mod socket;
 pub mod thread;
 pub mod tree;
+
+#[cfg(test)]
+mod tests;
