@@ -11,3 +11,6 @@ pub mod signals;
 pub mod socket;
 pub mod thread;
 pub mod tree;
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ pub enum Action {
 }
 
 impl Action {
-    fn value(self) -> u32 {
+    pub(crate) fn value(self) -> u32 {
         match self {
             Action::Allow => libc::SECCOMP_RET_ALLOW,
             Action::Fail(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
@@ -143,9 +143,9 @@ impl Rule {
 pub struct Program(Vec<libc::sock_filter>);
 
 impl Program {
-    /// How many instructions it has; the kernel takes 4096.
-    pub fn instructions(&self) -> usize {
-        self.0.len()
+    /// Its instructions; the kernel takes 4096.
+    pub fn code(&self) -> &[libc::sock_filter] {
+        &self.0
     }
 
     /// Puts this thread and all that it will start under the filter, and returns the listener. Without `no_new_privs`, so

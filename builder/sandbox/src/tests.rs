@@ -1,7 +1,27 @@
 //! What can be tested without a process.
 
 use crate::idmap::{high_range, subordinate};
-use crate::{IdMap, IdRange};
+use crate::{Cancel, IdMap, IdRange, Security, policy};
+
+#[test]
+fn filters_fit() {
+    for security in [Security::Sandbox, Security::Insecure] {
+        let filter = policy::filter(security);
+        assert!(filter.compile().code().len() < 4096);
+        let mut calls: Vec<i64> = filter.rules.iter().map(|rule| rule.call).collect();
+        calls.sort_unstable();
+        assert!(calls.windows(2).all(|pair| pair[0] != pair[1]), "one rule for a call");
+        assert!(filter.highest_known.is_none_or(|highest| calls.iter().all(|call| *call <= highest)));
+    }
+}
+
+#[test]
+fn cancelling() {
+    let cancel = Cancel::new().unwrap();
+    assert!(!cancel.is_cancelled());
+    cancel.clone().cancel();
+    assert!(cancel.is_cancelled() && cancel.is_cancelled());
+}
 
 #[test]
 fn subordinate_ids() {

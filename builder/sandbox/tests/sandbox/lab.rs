@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use lithify_linux::{mount, process, socket, tree};
 use lithify_sandbox::{
-    Cancel, IdMap, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Process, Range, Sandbox, Stdio,
+    Cancel, IdMap, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Process, Range, Sandbox, Status, Stdio,
     WorkerProcess, probe_range, spawn_worker,
 };
 use rustix::fs::{FileType, Mode, OFlags};
@@ -40,6 +40,8 @@ pub(crate) struct Request {
     pub(crate) outside: Vec<(String, Option<String>)>,
     /// How many times to run it; the duration is the shortest.
     pub(crate) times: usize,
+    /// How many are to run at a time, all alike; the answer is one of theirs, a bad one if there is one.
+    pub(crate) at_once: usize,
     /// Cancel once something has been written to standard output.
     pub(crate) cancel_on_output: bool,
     /// Run nothing, only remove what is in the worker's folder.
@@ -154,16 +156,41 @@ pub(crate) fn worker(folder: &str) -> ExitCode {
             socket::send_with_fds(&control, NOTHING.as_bytes(), &[]).expect("sent");
             continue;
         }
-        let mut answer = None;
-        for _ in 0..request.times.max(1) {
-            let mut latest = run_here(&sandbox, &request, &folder, passed.first().map(AsFd::as_fd));
-            latest.milliseconds =
-                latest.milliseconds.min(answer.map_or(f64::MAX, |before: Answer| before.milliseconds));
-            answer = Some(latest);
-        }
+        let stdout = passed.first().map(AsFd::as_fd);
+        let answer = match request.at_once {
+            0 | 1 => run_often(&sandbox, &request, &folder, stdout),
+            many => std::thread::scope(|scope| {
+                let (sandbox, request, folder) = (&sandbox, &request, &folder);
+                let run = move |index: usize| {
+                    let folder = folder.join(index.to_string());
+                    fs::create_dir(&folder).expect("a folder");
+                    run_often(sandbox, request, &folder, None)
+                };
+                let threads: Vec<_> = (0..many).map(|index| scope.spawn(move || run(index))).collect();
+                let answers = threads.into_iter().map(|thread| thread.join().expect("an answer"));
+                let status = |answer: &Answer| {
+                    answer.outcome.as_ref().map_or(-1, |outcome| match outcome.status {
+                        Status::Exited(code) => -code.abs(),
+                        _ => -1,
+                    })
+                };
+                answers.min_by_key(status).expect("at least two")
+            }),
+        };
         socket::send_with_fds(&control, &serde_json::to_vec(&answer).expect("JSON"), &[]).expect("sent");
     }
     ExitCode::SUCCESS
+}
+
+/// Runs it as often as asked for, each time in a new tree.
+fn run_often(sandbox: &Range, request: &Request, folder: &Path, stdout: Option<BorrowedFd<'_>>) -> Answer {
+    let mut answer = run_here(sandbox, request, folder, stdout);
+    for _ in 1..request.times {
+        let best = answer.milliseconds;
+        answer = run_here(sandbox, request, folder, stdout);
+        answer.milliseconds = answer.milliseconds.min(best);
+    }
+    answer
 }
 
 fn clean(folder: &Path) {
