@@ -74,7 +74,7 @@ impl<'a> Trees<'a> {
         }
         let map = lithify_sandbox::probe_range().map_err(Failure::Unavailable)?;
         let trees = self.tree_folder(&map)?;
-        let worker = Arc::new(Worker::start(&map, trees.as_fd(), self.settings.snapshotter)?);
+        let worker = Arc::new(Worker::start(&map, trees, self.settings.snapshotter)?);
         let doomed = Arc::downgrade(&worker);
         self.cancel.on_cancel(Box::new(move || {
             if let Some(worker) = doomed.upgrade() {

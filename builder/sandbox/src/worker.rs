@@ -47,7 +47,8 @@ impl WorkerProcess {
 }
 
 /// Starts this binary again as root of a new user namespace with the ids of `map`, with mounts and a `/proc` of its own. `args`
-/// follow the program's name. Its descriptors are 0 and 1: `/dev/null`, 2: this process's, 3: `socket`; its environment is `env`.
+/// follow the program's name. Its descriptors are 0 and 1: `/dev/null`, 2: this process's, 3: `socket`; its environment is `env`, its working
+/// folder is `folder`.
 ///
 /// # Errors
 /// [`Error::Unavailable`] where the machine does not allow it, which says what would help.
@@ -55,6 +56,7 @@ pub fn spawn_worker(
     map: &IdMap,
     args: &[&OsStr],
     env: &[(OsString, OsString)],
+    folder: OwnedFd,
     socket: OwnedFd,
 ) -> Result<WorkerProcess, Error> {
     let c_string = |bytes: &[u8]| {
@@ -73,8 +75,8 @@ pub fn spawn_worker(
     let map = map.clone();
     // The kernel ties the worker to the thread that starts it, not to the process; so this one stays as long as the worker does.
     let guard = std::thread::Builder::new().name("worker".into()).spawn(move || {
-        let child = start(&map, &c_args, &c_env, &socket);
-        drop(socket);
+        let child = enter(&folder).and_then(|()| start(&map, &c_args, &c_env, &socket));
+        drop((socket, folder));
         let pidfd = child.as_ref().ok().and_then(|child| child.pidfd().try_clone_to_owned().ok());
         let _ = sender.send(child);
         if let Some(pidfd) = pidfd {
@@ -84,6 +86,15 @@ pub fn spawn_worker(
     guard.map_err(Error::setup("starting a thread"))?;
     let child = receiver.recv().map_err(|_| io::Error::other("its thread has failed"));
     child.map_err(Error::setup("starting the worker"))?.map(WorkerProcess)
+}
+
+/// Makes `folder` the working folder of this thread, and of what it starts.
+///
+/// A new mount namespace takes the working folder along as one of its own mounts, which no descriptor does: only so can the
+/// worker mount what is in a folder that its ids could not reach by a path.
+fn enter(folder: &OwnedFd) -> Result<(), Error> {
+    let entered = lithify_linux::thread::own_folders().and_then(|()| Ok(rustix::process::fchdir(folder)?));
+    entered.map_err(Error::setup("entering the worker's folder"))
 }
 
 fn start(map: &IdMap, args: &[CString], env: &[CString], socket: &OwnedFd) -> Result<Child, Error> {

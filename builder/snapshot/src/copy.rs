@@ -136,7 +136,14 @@ impl Snapshots for Copy {
     }
 }
 
-/// Copies what is in `from` into the empty folder `to`, and then the folder's own metadata.
+/// Copies what is in the folder `from` into the empty folder `to`, and then the folder's own metadata.
+///
+/// # Errors
+/// What cannot be read or written, with its path below `from`.
+pub fn copy_tree(from: BorrowedFd<'_>, to: &OwnedFd) -> Result<(), Error> {
+    copy_folder(from, to, &TreePath::root(), &mut HashMap::new())
+}
+
 fn copy_folder(
     from: BorrowedFd<'_>,
     to: &OwnedFd,

@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use lithify_oci::layer::Catalogue;
 use lithify_oci::{Digest, EntrySink, TreePath};
 
-pub use copy::Copy;
+pub use copy::{Copy, copy_tree};
 pub use overlay::Overlay;
 pub use remove::remove_tree;
 

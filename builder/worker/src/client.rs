@@ -51,14 +51,14 @@ impl Worker {
     /// [`Error::Start`] where namespaces or id maps are refused.
     pub fn start(
         map: &IdMap,
-        trees: BorrowedFd<'_>,
+        trees: OwnedFd,
         snapshotter: Option<Snapshotter>,
     ) -> Result<Worker, Error> {
         let (control, theirs) = socket::pair().map_err(Error::Gone)?;
-        let process = lithify_sandbox::spawn_worker(map, &[OsStr::new(WORKER_COMMAND)], &[], theirs)
+        let process = lithify_sandbox::spawn_worker(map, &[OsStr::new(WORKER_COMMAND)], &[], trees, theirs)
             .map_err(Error::Start)?;
         let mut worker = Worker { control, process, snapshotter: Snapshotter::Copy };
-        match worker.call(&Request::Hello { snapshotter }, &[trees])? {
+        match worker.call(&Request::Hello { snapshotter }, &[])? {
             Response::Ready(chosen) => worker.snapshotter = chosen,
             other => return Err(unexpected(&other)),
         }

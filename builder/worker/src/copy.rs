@@ -9,7 +9,7 @@ use lithify_files::ignore::Ignore;
 use lithify_files::place::{Conflicts, HardLinks};
 use lithify_files::select::{self, Options, open_content};
 use lithify_files::{chmod, owner};
-use lithify_oci::{Content, EntrySink, Timestamp};
+use lithify_oci::{Content, EntrySink, Timestamp, TreePath};
 
 use crate::layers::{LayerFiles, place_below, placing};
 use crate::protocol::{Chain, CopyRequest, Failure, MadeLayer};
@@ -32,6 +32,23 @@ pub(crate) fn inspect(
     let destination = dest::inspect(view.root(), dest, is_directory)?;
     let owner = owner.map(|owner| owner_in(&view.root(), owner)).transpose()?;
     Ok((destination, owner))
+}
+
+/// Those of `folders`, below the destination, that links lead elsewhere, and where to.
+pub(crate) fn links(
+    context: &Context,
+    chain: &Chain,
+    destination: &Destination,
+    folders: &[Vec<u8>],
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+    if chain.is_empty() || folders.is_empty() {
+        return Ok(vec![]);
+    }
+    let view = context.snapshots.view(&ids(chain))?;
+    let folders: Vec<TreePath> = folders.iter().map(|folder| TreePath::cleaned(folder)).collect();
+    let links = dest::links(view.root(), &destination.path, &folders)?;
+    let bytes = |path: TreePath| path.as_bytes().to_vec();
+    Ok(links.into_iter().map(|(folder, target)| (bytes(folder), bytes(target))).collect())
 }
 
 fn owner_in(root: &impl AsFd, spec: &str) -> Result<(u32, u32), Failure> {

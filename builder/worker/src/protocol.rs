@@ -24,7 +24,7 @@ pub enum Snapshotter {
 /// One call. The comment of each names the files that go with it, in order.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// The first call. Files: the folder for trees. `None` takes overlay where it works.
+    /// The first call. Files: none. `None` takes overlay where it works.
     Hello {
         /// What was asked for.
         snapshotter: Option<Snapshotter>,
@@ -53,6 +53,8 @@ pub enum Request {
         is_directory: bool,
         /// `--chown`
         owner: Option<String>,
+        /// Folders that archives have files in, below the destination.
+        folders: Vec<Vec<u8>>,
     },
     /// Makes a layer of entries that come in as an archive, in canonical order with exact times. Files: the archive
     /// (a pipe), the new blob, the new catalogue.
@@ -238,6 +240,8 @@ pub enum Response {
         destination: Destination,
         /// `--chown`, as numbers.
         owner: Option<(u32, u32)>,
+        /// Those of `folders` that links lead elsewhere, and where to.
+        links: Vec<(Vec<u8>, Vec<u8>)>,
     },
     /// To `Place`, `Copy` and `MakeDirectory`. A step that changes nothing makes an empty layer, as BuildKit does.
     Made(MadeLayer),

@@ -214,11 +214,12 @@ impl Mounts<'_> {
         if exists.is_err() {
             let folder = subfolder(&self.context.cache_mounts, name).map_err(failed)?;
             if let Some((chain, source)) = seed {
-                let message = format!(
-                    "a cache mount with from= ({} layers, {source}) is not supported yet",
-                    chain.len()
-                );
-                return Err(Failure::input(message));
+                let view = self.context.snapshots.view(&ids(chain))?;
+                let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+                let from = tree::open_in_root(view.root(), source.as_bytes(), flags, Mode::empty());
+                let from = from
+                    .map_err(|error| Failure::input(format!("cannot fill a cache mount from {source}: {error}")))?;
+                lithify_snapshot::copy_tree(from.as_fd(), &folder)?;
             }
             let prepare = || -> std::io::Result<()> {
                 use rustix::fs::{Gid, Uid};

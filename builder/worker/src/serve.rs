@@ -72,7 +72,7 @@ fn answer(context: &OnceLock<Context>, mut stream: UnixStream, files: Vec<OwnedF
 
 fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) -> Answer {
     if let Request::Hello { snapshotter } = request {
-        let (made, chosen) = open(call.file()?, snapshotter)?;
+        let (made, chosen) = open(snapshotter)?;
         let _ = context.set(made);
         return Ok(Response::Ready(chosen));
     }
@@ -87,10 +87,11 @@ fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) 
         Request::Apply { parents, chain, catalogue } => {
             crate::layers::apply(context, &parents, &chain, catalogue, call).map(|()| Response::Done)
         }
-        Request::Inspect { chain, dest, is_directory, owner } => {
+        Request::Inspect { chain, dest, is_directory, owner, folders } => {
             let (destination, owner) =
                 crate::copy::inspect(context, &chain, &dest, is_directory, owner.as_deref())?;
-            Ok(Response::Inspected { destination, owner })
+            let links = crate::copy::links(context, &chain, &destination, &folders)?;
+            Ok(Response::Inspected { destination, owner, links })
         }
         Request::Place { chain, conflicts, hard_links } => {
             crate::layers::place(context, &chain, conflicts, &hard_links, call).map(Response::Made)
@@ -103,8 +104,11 @@ fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) 
     }
 }
 
-fn open(trees: OwnedFd, wanted: Option<Snapshotter>) -> Result<(Context, Snapshotter), Failure> {
+/// Trees are kept in the folder that the worker was started in.
+fn open(wanted: Option<Snapshotter>) -> Result<(Context, Snapshotter), Failure> {
     let failed = |error: io::Error| Failure::storage("cannot use the folder for file trees", &error);
+    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let trees = rustix::fs::open(".", flags, rustix::fs::Mode::empty()).map_err(|error| failed(error.into()))?;
     let cache_mounts = subfolder(&trees, "cache-mounts").map_err(failed)?;
     let (snapshots, chosen) = open_snapshots(&trees, wanted)?;
     Ok((Context { snapshots, cache_mounts, sandbox: Range::new()? }, chosen))
@@ -116,7 +120,7 @@ fn open_snapshots(
     wanted: Option<Snapshotter>,
 ) -> Result<(Box<dyn Snapshots>, Snapshotter), Failure> {
     let overlay = || Overlay::open(trees.as_fd()).map_err(Failure::from);
-    let copy = || Err::<Overlay, _>(Failure::input("no copy yet"));
+    let copy = || lithify_snapshot::Copy::open(trees.as_fd()).map_err(Failure::from);
     match wanted {
         Some(Snapshotter::Overlay) => Ok((Box::new(overlay()?), Snapshotter::Overlay)),
         Some(Snapshotter::Copy) => Ok((Box::new(copy()?), Snapshotter::Copy)),

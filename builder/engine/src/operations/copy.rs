@@ -3,6 +3,7 @@
 //! From other trees the worker copies by itself. Files outside the store are read here, with the user's permissions, and
 //! sent to the worker as a stream of entries, which it checks against the tree below and makes a layer of.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::AsFd;
@@ -17,7 +18,7 @@ use lithify_files::ignore::Ignore;
 use lithify_files::select::{Match, open_content};
 use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Unpack};
 use lithify_oci::layer::{TarWriter, Times};
-use lithify_oci::{Content, Digest, EntrySink, Timestamp};
+use lithify_oci::{Content, Digest, EntrySink, Timestamp, TreePath};
 use lithify_worker::{CopyRequest, MadeLayer, Request, Response, SelectRules, TreeSource, Worker};
 
 use super::files::{FileDigests, hash_matches};
@@ -140,9 +141,7 @@ impl Running<'_> {
     ) -> Result<MadeLayer, Failure> {
         let base = self.base_of(copy);
         self.trees.ensure(worker, &base)?;
-        let (destination, owner) = inspect(worker, &base, copy)?;
         let mode = copy.mode.as_deref().map(chmod::parse).transpose()?;
-        let rules = Rules { owner, mode, parents: copy.parents, made: now() };
         let mut parts = vec![];
         let mut origins = vec![];
         for one in selected {
@@ -159,6 +158,8 @@ impl Running<'_> {
                 }
             }
         }
+        let (destination, owner) = inspect(worker, &base, copy, &mut parts)?;
+        let rules = Rules { owner, mode, parents: copy.parents, made: now() };
         let arrangement = arrange(parts, &destination, &rules)?;
         place_arrangement(worker, &base, &arrangement, &origins, files)
     }
@@ -205,12 +206,11 @@ fn unpacked(source: &FileSource, one: Match, unpack: Unpack) -> Result<Part, Fai
     if unpack == Unpack::Never || one.is_directory || one.is_empty() {
         return Ok(Part::Match(one));
     }
-    let reading = |source| Failure::Io { doing: "cannot read an archive of the build context", source };
-    let file = open_content(source.root.as_fd(), &one.source(0)).map_err(reading)?;
-    Ok(match archive::open(file).map_err(reading)? {
-        Some(archive) => Part::Archive(archive),
-        None => Part::Match(one),
-    })
+    let archive = archive::open_match(source.root.as_fd(), &one);
+    let archive = archive.map_err(|error| {
+        Failure::Input(format!("cannot read {} of the build context as an archive: {error}", one.base))
+    })?;
+    Ok(archive.map_or(Part::Match(one), Part::Archive))
 }
 
 /// Sends the entries with their contents through a pipe, as an archive with exact times, while the worker reads it.
@@ -259,7 +259,7 @@ fn send(arrangement: &Arrangement, origins: &[PartContent], pipe: File) -> io::R
         match &placed.origin {
             Origin::Archive { part, item } => {
                 if let Part::Archive(unpacked) = &arrangement.parts()[*part] {
-                    archive.entry(&placed.entry, &mut unpacked.content(*item))?;
+                    archive.entry(&placed.entry, &mut unpacked.content(*item)?)?;
                 }
             }
             origin => archive.entry(&placed.entry, &mut PlacedContent { origins, origin })?,
@@ -292,21 +292,37 @@ impl Content for PlacedContent<'_> {
     }
 }
 
+/// Looks up the destination in the tree below; archives among the parts follow the links that they find there.
 fn inspect(
     worker: &Worker,
     base: &TreeLayers,
     copy: &Copy,
+    parts: &mut [Part],
 ) -> Result<(Destination, Option<(u32, u32)>), Failure> {
+    let folders = parts.iter().filter_map(|part| match part {
+        Part::Archive(archive) => Some(archive.folders()),
+        _ => None,
+    });
+    let folders: BTreeSet<Vec<u8>> = folders.flatten().map(|folder| folder.as_bytes().to_vec()).collect();
     let request = Request::Inspect {
         chain: base.chain().to_vec(),
         dest: copy.dest.clone(),
         is_directory: copy.dest_is_directory,
         owner: copy.owner.clone(),
+        folders: folders.into_iter().collect(),
     };
-    match worker.call(&request, &[])? {
-        Response::Inspected { destination, owner } => Ok((destination, owner)),
-        other => Err(lithify_worker::unexpected(&other).into()),
+    let (destination, owner, links) = match worker.call(&request, &[])? {
+        Response::Inspected { destination, owner, links } => (destination, owner, links),
+        other => return Err(lithify_worker::unexpected(&other).into()),
+    };
+    let path = |bytes: &Vec<u8>| TreePath::cleaned(bytes);
+    let links: Vec<_> = links.iter().map(|(folder, target)| (path(folder), path(target))).collect();
+    for part in parts {
+        if let Part::Archive(archive) = part {
+            archive.follow(&links).map_err(|error| Failure::Input(error.to_string()))?;
+        }
     }
+    Ok((destination, owner))
 }
 
 /// The time that made folders and heredocs have in the tree; in the layer it is the layer's.
