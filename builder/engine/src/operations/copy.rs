@@ -18,7 +18,8 @@ use lithify_files::ignore::Ignore;
 use lithify_files::select::{Match, open_content};
 use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Unpack};
 use lithify_oci::layer::{TarWriter, Times};
-use lithify_oci::{Content, Digest, EntrySink, Timestamp, TreePath};
+use lithify_oci::entry::NoContent;
+use lithify_oci::{Content, Digest, EntryKind, EntrySink, Timestamp, TreePath};
 use lithify_worker::{CopyRequest, MadeLayer, Request, Response, SelectRules, TreeSource, Worker};
 
 use super::files::{FileDigests, hash_matches};
@@ -258,8 +259,10 @@ fn send(arrangement: &Arrangement, origins: &[PartContent], pipe: File) -> io::R
     for placed in arrangement.items() {
         match &placed.origin {
             Origin::Archive { part, item } => {
-                if let Part::Archive(unpacked) = &arrangement.parts()[*part] {
-                    archive.entry(&placed.entry, &mut unpacked.content(*item)?)?;
+                let Part::Archive(unpacked) = &arrangement.parts()[*part] else { continue };
+                match placed.entry.kind {
+                    EntryKind::File { .. } => archive.entry(&placed.entry, &mut unpacked.content(*item)?)?,
+                    _ => archive.entry(&placed.entry, &mut NoContent)?,
                 }
             }
             origin => archive.entry(&placed.entry, &mut PlacedContent { origins, origin })?,
