@@ -49,11 +49,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`Error::Start`] where namespaces or id maps are refused.
-    pub fn start(
-        map: &IdMap,
-        trees: OwnedFd,
-        snapshotter: Option<Snapshotter>,
-    ) -> Result<Worker, Error> {
+    pub fn start(map: &IdMap, trees: OwnedFd, snapshotter: Option<Snapshotter>) -> Result<Worker, Error> {
         let (control, theirs) = socket::pair().map_err(Error::Gone)?;
         let process = lithify_sandbox::spawn_worker(map, &[OsStr::new(WORKER_COMMAND)], &[], trees, theirs)
             .map_err(Error::Start)?;

@@ -152,7 +152,7 @@ impl Mounts<'_> {
                 (self.descriptor(folder), *read_only)
             }
             RunMountKind::Tmpfs { size_bytes } => {
-                (MountSource::Tmpfs { size_bytes: *size_bytes, mode: 0o755 }, false)
+                (MountSource::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 }, false)
             }
             RunMountKind::File { content, mode, uid, gid } => {
                 let source =
@@ -217,8 +217,9 @@ impl Mounts<'_> {
                 let view = self.context.snapshots.view(&ids(chain))?;
                 let flags = OFlags::DIRECTORY | OFlags::RDONLY;
                 let from = tree::open_in_root(view.root(), source.as_bytes(), flags, Mode::empty());
-                let from = from
-                    .map_err(|error| Failure::input(format!("cannot fill a cache mount from {source}: {error}")))?;
+                let from = from.map_err(|error| {
+                    Failure::input(format!("cannot fill a cache mount from {source}: {error}"))
+                })?;
                 lithify_snapshot::copy_tree(from.as_fd(), &folder)?;
             }
             let prepare = || -> std::io::Result<()> {

@@ -108,7 +108,8 @@ fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) 
 fn open(wanted: Option<Snapshotter>) -> Result<(Context, Snapshotter), Failure> {
     let failed = |error: io::Error| Failure::storage("cannot use the folder for file trees", &error);
     let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    let trees = rustix::fs::open(".", flags, rustix::fs::Mode::empty()).map_err(|error| failed(error.into()))?;
+    let trees =
+        rustix::fs::open(".", flags, rustix::fs::Mode::empty()).map_err(|error| failed(error.into()))?;
     let cache_mounts = subfolder(&trees, "cache-mounts").map_err(failed)?;
     let (snapshots, chosen) = open_snapshots(&trees, wanted)?;
     Ok((Context { snapshots, cache_mounts, sandbox: Range::new()? }, chosen))

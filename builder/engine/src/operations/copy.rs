@@ -17,8 +17,8 @@ use lithify_files::dest::Destination;
 use lithify_files::ignore::Ignore;
 use lithify_files::select::{Match, open_content};
 use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Unpack};
-use lithify_oci::layer::{TarWriter, Times};
 use lithify_oci::entry::NoContent;
+use lithify_oci::layer::{TarWriter, Times};
 use lithify_oci::{Content, Digest, EntryKind, EntrySink, Timestamp, TreePath};
 use lithify_worker::{CopyRequest, MadeLayer, Request, Response, SelectRules, TreeSource, Worker};
 

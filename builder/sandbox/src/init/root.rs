@@ -101,7 +101,7 @@ impl Builder<'_> {
 
     /// The file system to bind from. It must be attached somewhere to be bound from.
     fn scratch(&mut self) -> io::Result<()> {
-        let scratch = mount::filesystem("tmpfs", &[("mode", Some("0755"))], PLAIN)?;
+        let scratch = mount::filesystem("tmpfs", &[("mode", Some("0755"))], NO_SETUID_DEVICES)?;
         self.attach(&scratch, "/dev")?;
         self.scratch = Some(scratch);
         Ok(())
@@ -255,7 +255,7 @@ fn tmpfs(size_bytes: Option<u64>, mode: u32) -> io::Result<OwnedFd> {
     if let Some(size) = &size {
         options.push(("size", Some(size)));
     }
-    mount::filesystem("tmpfs", &options, PLAIN)
+    mount::filesystem("tmpfs", &options, NO_SETUID_DEVICES)
 }
 
 fn kind_of(file: BorrowedFd<'_>) -> io::Result<Kind> {
