@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lithify_oci::layer::Compression;
 use lithify_worker::Snapshotter;
 
 /// docker's `--shm-size` where nobody says anything.
@@ -33,8 +32,6 @@ pub struct Settings {
     pub ssh: BTreeMap<String, std::path::PathBuf>,
     /// `--allow security.insecure`
     pub allow_insecure: bool,
-    /// How the image's own layers are compressed.
-    pub compression: Compression,
 }
 
 impl Default for Settings {
@@ -51,7 +48,6 @@ impl Default for Settings {
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             allow_insecure: false,
-            compression: Compression::default(),
         }
     }
 }

@@ -27,21 +27,21 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let mut options = inputs::options(&arguments.dockerfile, &named)?;
     options.labels = inputs::labels(&arguments.label);
     options.network = inputs::network(arguments.network);
-    let mut settings = inputs::settings(arguments, config)?;
-    settings.compression = outputs.compression;
-    let read = dockerfile::read(&arguments.dockerfile)?;
+    let settings = inputs::settings(arguments, config)?;
     for output in &outputs.outputs {
         outputs::check_writable(output)
             .map_err(|error| Problem::caused(exit::OUTPUT, "an output cannot be written", &error))?;
     }
 
+    let cancel = Cancel::default();
+    let stopping = signals::cancel_on_signals(&cancel);
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
+    let read = dockerfile::read(&arguments.dockerfile, &store)?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
     let provider = Provider::new(&store, config, pull, read.context, named);
     let graph = plan(&read.text, &options, &provider)?;
 
-    let cancel = Cancel::default();
-    signals::cancel_on_signals(&cancel);
+    stopping.by_cancelling();
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
     let renderer = Renderer::new(progress, &graph);
     let request = Request {
