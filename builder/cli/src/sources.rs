@@ -401,9 +401,7 @@ impl Sources for Provider<'_> {
 impl Network {
     fn new(config: &Config) -> Result<Self, Problem> {
         let runtime = runtime()?;
-        let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-        let docker = docker.or_else(|| Some(crate::config::home()?.join(".docker")));
-        let credentials = match docker.map(|folder| folder.join("config.json")).filter(|file| file.exists()) {
+        let credentials = match crate::config::docker_config() {
             None => Credentials::default(),
             Some(file) => Credentials::from_docker_config(&file).map_err(|error| {
                 Problem::caused(exit::USAGE, "cannot read docker's configuration", &error)

@@ -1,6 +1,5 @@
 //! Build contexts that are no folders: archives, URLs, repositories; and where the Dockerfile is found.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -75,8 +74,9 @@ fn archive(env: &Env, folder: &Path, flags: &[&str]) -> PathBuf {
 fn build_from(env: &Env, input: &Path, flags: &[&str]) -> Finished {
     let temporary = env.fresh("tmp");
     std::fs::create_dir(&temporary).expect("a folder");
-    let mut command = env.lithify(["build", "--progress=plain"]);
-    command.args(flags).arg("-").env("TMPDIR", &temporary).stdin(Stdio::from(File::open(input).expect("input")));
+    let mut command = env.program("sh");
+    command.args(["-c", r#"input=$1; shift; exec "$@" <"$input""#, "sh"]).arg(input).arg(env.binary());
+    command.args(["build", "--progress=plain"]).args(flags).arg("-").env("TMPDIR", &temporary);
     let ended = Running::start(&mut command).expect("start").wait(LIMIT);
     assert_eq!(std::fs::read_dir(&temporary).expect("list").count(), 0, "left in the temporary folder");
     ended

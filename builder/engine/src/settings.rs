@@ -30,6 +30,8 @@ pub struct Settings {
     pub secrets: BTreeMap<String, Secret>,
     /// `--ssh`, by id: sockets of agents.
     pub ssh: BTreeMap<String, std::path::PathBuf>,
+    /// `--ca-certificates`: a bundle in PEM, which takes the place of the image's own. It enters no key.
+    pub ca_certificates: Option<Vec<u8>>,
     /// `--allow security.insecure`
     pub allow_insecure: bool,
 }
@@ -47,6 +49,7 @@ impl Default for Settings {
             step_timeout_seconds: None,
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
+            ca_certificates: None,
             allow_insecure: false,
         }
     }

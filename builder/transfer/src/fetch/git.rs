@@ -152,10 +152,16 @@ impl Git<'_> {
         if !needs_all {
             return Err(error);
         }
-        let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-        self.run(&["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "origin", all[0], all[1]])
-            .await?;
-        let names = [wanted.clone(), format!("refs/remotes/origin/{wanted}"), format!("refs/tags/{wanted}")];
+        let all = [
+            "+HEAD:refs/remotes/origin/HEAD",
+            "+refs/heads/*:refs/remotes/origin/*",
+            "+refs/tags/*:refs/tags/*",
+        ];
+        let mut arguments = vec!["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "origin"];
+        arguments.extend(all);
+        self.run(&arguments).await?;
+        let branch = wanted.strip_prefix("refs/heads/").unwrap_or(&wanted);
+        let names = [wanted.clone(), format!("refs/tags/{wanted}"), format!("refs/remotes/origin/{branch}")];
         for name in names {
             if let Ok(commit) = self.commit_of(&name).await {
                 return Ok(commit);
