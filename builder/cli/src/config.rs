@@ -69,7 +69,8 @@ impl Config {
 
 /// docker's configuration file, where there is one.
 pub(crate) fn docker_config() -> Option<PathBuf> {
-    let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(home()?.join(".docker")));
+    let folder =
+        std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(home()?.join(".docker")));
     folder.map(|folder| folder.join("config.json")).filter(|file| file.exists())
 }
 
@@ -77,7 +78,11 @@ pub(crate) fn docker_config() -> Option<PathBuf> {
 pub(crate) fn docker_proxies() -> Result<Vec<(String, String)>, Problem> {
     let Some(path) = docker_config() else { return Ok(vec![]) };
     let wrong = |error: &dyn std::error::Error| {
-        Problem::caused(exit::USAGE, format_args!("cannot read docker's configuration {}", path.display()), error)
+        Problem::caused(
+            exit::USAGE,
+            format_args!("cannot read docker's configuration {}", path.display()),
+            error,
+        )
     };
     let text = std::fs::read(&path).map_err(|error| wrong(&error))?;
     let parsed: DockerConfig = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;

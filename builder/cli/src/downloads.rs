@@ -129,7 +129,8 @@ pub(crate) fn http(
     match name {
         Some(name) => folder_of(store, &download, name),
         None => {
-            let name = fetch::add_file_name(url).map_err(|error| SourceError { message: error.to_string() })?;
+            let name =
+                fetch::add_file_name(url).map_err(|error| SourceError { message: error.to_string() })?;
             folder_of(store, &download, &name)
         }
     }

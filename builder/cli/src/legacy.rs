@@ -80,7 +80,9 @@ pub(crate) fn check(flags: &Legacy) -> Result<(), Problem> {
         ("--cgroup-parent", flags.cgroup_parent.is_some()),
     ];
     for (flag, _) in limits.iter().filter(|(_, given)| *given) {
-        say(format_args!("warning: {flag} is ignored: RUN is limited as lithify itself is; limit its cgroup"));
+        say(format_args!(
+            "warning: {flag} is ignored: RUN is limited as lithify itself is; limit its cgroup"
+        ));
     }
     let meaningless = [
         ("--rm", flags.rm == Some(false), "there are no intermediate containers to keep"),

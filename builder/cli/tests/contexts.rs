@@ -65,7 +65,8 @@ fn answer(mut stream: TcpStream, body: &[u8], seen: &Mutex<Vec<String>>) {
 /// An archive of `folder`, made by tar.
 fn archive(env: &Env, folder: &Path, flags: &[&str]) -> PathBuf {
     let path = env.fresh("context.tar");
-    let status = Command::new("tar").arg("-C").arg(folder).args(flags).arg("-cf").arg(&path).arg(".").status();
+    let status =
+        Command::new("tar").arg("-C").arg(folder).args(flags).arg("-cf").arg(&path).arg(".").status();
     assert!(status.expect("tar").success());
     path
 }
@@ -235,11 +236,15 @@ fn serve_files(bare: PathBuf) -> (String, Arc<Mutex<Vec<String>>>) {
             seen.lock().expect("requests").push(path.to_owned());
             let file = path.strip_prefix("/r.git/").map(|path| bare.join(path));
             let _ = match file.and_then(|file| std::fs::read(file).ok()) {
-                Some(body) => {
-                    write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len())
-                        .and_then(|()| stream.write_all(&body))
+                Some(body) => write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                )
+                .and_then(|()| stream.write_all(&body)),
+                None => {
+                    write!(stream, "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
                 }
-                None => write!(stream, "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"),
             };
         }
     });
@@ -254,7 +259,10 @@ fn where_the_dockerfile_is() {
     env.build::<&str>(&[], &of(&[("Containerfile", DOCKERFILE), ("a", "1\n")]));
     env.build::<&str>(&[], &of(&[("Containerfile", "wrong"), ("Dockerfile", DOCKERFILE), ("a", "1\n")]));
     // Excluded, and still read.
-    env.build::<&str>(&[], &of(&[("Dockerfile", DOCKERFILE), ("a", "1\n"), (".dockerignore", "Dockerfile\n")]));
+    env.build::<&str>(
+        &[],
+        &of(&[("Dockerfile", DOCKERFILE), ("a", "1\n"), (".dockerignore", "Dockerfile\n")]),
+    );
     // A link, and outside the context.
     let linked = of(&[("real", DOCKERFILE), ("a", "1\n")]);
     std::os::unix::fs::symlink("real", linked.join("Dockerfile")).expect("link");
@@ -265,7 +273,8 @@ fn where_the_dockerfile_is() {
     ended.expect_failure(1, "/a");
     // Ignore files.
     let copy_all = "FROM scratch\nCOPY . /\n";
-    for name in [".dockerignore", ".containerignore", "Dockerfile.dockerignore", "Dockerfile.containerignore"] {
+    for name in [".dockerignore", ".containerignore", "Dockerfile.dockerignore", "Dockerfile.containerignore"]
+    {
         let context = of(&[("Dockerfile", copy_all), ("a", "1\n"), ("b", "1\n"), (name, "*\n!b\n")]);
         let image = env.build::<&str>(&[], &context);
         let files = Tree::of(&image).expect("files");
@@ -278,19 +287,29 @@ fn downloads_are_remembered() {
     let env = Env::new(BINARY);
     let server = Server::start(b"content\n".to_vec());
     let url = server.url("file.txt");
-    let context = env.folder(&[("Dockerfile", &format!("FROM scratch\nADD {url} a.tar /d/\n")), ("a.tar", "")]);
+    let context =
+        env.folder(&[("Dockerfile", &format!("FROM scratch\nADD {url} a.tar /d/\n")), ("a.tar", "")]);
     let first = env.build::<&str>(&[], &context);
     let second = env.build::<&str>(&[], &context);
     assert_eq!(first.digest, second.digest);
     assert_eq!(server.requests(), ["send", "same?"]);
     let files = Tree::of(&first).expect("files");
-    assert!(files.get("/d/file.txt").is_some_and(|file| file.contains("600")), "{:?}", files.get("/d/file.txt"));
+    assert!(
+        files.get("/d/file.txt").is_some_and(|file| file.contains("600")),
+        "{:?}",
+        files.get("/d/file.txt")
+    );
     let digest = "sha256:434728a410a78f56fc1b5899c3593436e61ab0c731e9072d95e96db290205e53";
     let wrong = digest.replace('e', "f");
     let with = |digest: &str| format!("FROM scratch\nADD --checksum={digest} {url} /d/\n");
     let context = env.folder(&[("Dockerfile", &with(digest)), ("wrong", &with(&wrong))]);
     env.build::<&str>(&[], &context);
     assert_eq!(server.requests().len(), 2, "a file whose digest is known was asked for");
-    let wrong = env.run(["build", "-f", &context.join("wrong").display().to_string(), &context.display().to_string()]);
+    let wrong = env.run([
+        "build",
+        "-f",
+        &context.join("wrong").display().to_string(),
+        &context.display().to_string(),
+    ]);
     wrong.expect_failure(3, "--checksum");
 }

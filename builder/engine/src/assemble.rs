@@ -47,7 +47,12 @@ pub(crate) fn assemble(running: &Running<'_>, tree: &TreeLayers) -> Result<Built
         }
         None => own_layer(store, diff_id, &Encoding::default()),
     });
-    put_together(store, &running.request.graph.target, layers.collect::<Result<_, _>>()?, &Encoding::default())
+    put_together(
+        store,
+        &running.request.graph.target,
+        layers.collect::<Result<_, _>>()?,
+        &Encoding::default(),
+    )
 }
 
 impl Built {

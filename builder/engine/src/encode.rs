@@ -5,7 +5,8 @@ use std::io::{self, Read};
 
 use lithify_cache::{LayerBlob, LayerFacts, Store};
 use lithify_oci::layer::{
-    Catalogue, CatalogueEntry, Compression, Layer, LayerWriter, Limits, Times, decompress, read_tar, recompress,
+    Catalogue, CatalogueEntry, Compression, Layer, LayerWriter, Limits, Times, decompress, read_tar,
+    recompress,
 };
 use lithify_oci::{Content, Descriptor, Digest, Entry, EntrySink};
 
@@ -53,7 +54,11 @@ impl Encoding {
         let new = store.create_file()?;
         let mut writer = LayerWriter::new(new.file().try_clone()?, self.compression, self.times)?;
         let entries = catalogue.as_ref().map(|(_, catalogue)| catalogue.entries()).transpose()?;
-        read_tar(open_layer(store, diff_id)?, &mut Retime { writer: &mut writer, entries }, Limits::default())?;
+        read_tar(
+            open_layer(store, diff_id)?,
+            &mut Retime { writer: &mut writer, entries },
+            Limits::default(),
+        )?;
         let (_, layer, _) = writer.finish()?;
         new.commit_as(layer.blob.digest, layer.blob.size_bytes)?;
         self.remember(store, &layer)?;

@@ -118,11 +118,15 @@ impl Flattened {
                 first_names.entry(name.file).or_insert(path);
             }
             let (mode, uid, gid, modified) = (node.mode, node.uid, node.gid, node.modified);
-            let entry = Entry { path: path.clone(), kind, mode, uid, gid, modified, xattrs: node.xattrs.clone() };
+            let entry =
+                Entry { path: path.clone(), kind, mode, uid, gid, modified, xattrs: node.xattrs.clone() };
             match entry.kind {
                 EntryKind::File { size_bytes } => {
                     let spool = &self.spools[node.place.spool as usize].file;
-                    sink.entry(&entry, &mut Piece { spool, position: node.place.offset_bytes, left: size_bytes })?;
+                    sink.entry(
+                        &entry,
+                        &mut Piece { spool, position: node.place.offset_bytes, left: size_bytes },
+                    )?;
                 }
                 _ => sink.entry(&entry, &mut NoContent)?,
             }

@@ -75,8 +75,10 @@ impl Planter {
                 self.folders.push(Folder { path, mode, modified });
             }
             EntryKind::File { .. } => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut file = File::from(rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600))?);
+                let flags =
+                    OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let mut file =
+                    File::from(rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600))?);
                 io::copy(&mut content.open()?, &mut file)?;
                 file.set_permissions(Permissions::from_mode(entry.mode))?;
                 rustix::fs::futimens(&file, &times(entry.modified))?;
@@ -171,7 +173,9 @@ fn clear(folder: BorrowedFd<'_>, name: &[u8], is_folder: bool) -> io::Result<boo
         }
         (FileType::Directory, false) => {
             let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name);
-            std::fs::remove_dir_all(std::path::Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name))?;
+            std::fs::remove_dir_all(
+                std::path::Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name),
+            )?;
         }
         _ => rustix::fs::unlinkat(folder, name, AtFlags::empty())?,
     }

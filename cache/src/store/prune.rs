@@ -134,7 +134,8 @@ fn prune_records(
             old.push(*key);
         }
         gone += delete_records(access, &old)?;
-        let sql = ["DELETE FROM resolutions WHERE resolved_at < ?1", "DELETE FROM downloads WHERE asked_at < ?1"];
+        let sql =
+            ["DELETE FROM resolutions WHERE resolved_at < ?1", "DELETE FROM downloads WHERE asked_at < ?1"];
         access.write(|transaction| {
             sql.iter().try_for_each(|sql| transaction.execute(sql, [nanoseconds(limit)]).map(drop))
         })?;

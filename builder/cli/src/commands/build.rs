@@ -15,11 +15,11 @@ use super::{dockerfile, files};
 use crate::args::{Build, Progress, Pull};
 use crate::config::Config;
 use crate::exit::{self, Problem};
-use crate::{inputs, legacy};
 use crate::outputs::{self, Output, Planned};
 use crate::render::{self, Renderer, say};
 use crate::signals;
 use crate::sources::{Provider, store_problem};
+use crate::{inputs, legacy};
 
 pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Result<(), Problem> {
     legacy::check(&arguments.legacy)?;

@@ -48,9 +48,8 @@ pub(super) fn write_archive(
 fn flatten(built: &Built, store: &Store) -> io::Result<Flattened> {
     let mut tree = Flattened::new();
     for layer in &built.layers {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("the layer {}: {error}", layer.diff_id))
-        };
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("the layer {}: {error}", layer.diff_id));
         add(&mut tree, store, layer).map_err(named)?;
     }
     Ok(tree)

@@ -50,9 +50,9 @@ pub(super) fn from_url(arguments: &args::Dockerfile, url: &str, store: &Store) -
     let failed = |error: lithify_engine::SourceError| Problem::new(exit::SOURCE, error.message);
     let runtime = runtime()?;
     let file = downloads::file(&runtime, store, url, None).map_err(failed)?;
-    let opened = store.open_blob(&file.digest).map_err(|error| {
-        Problem::caused(exit::STORE, format_args!("cannot read what {url} sent"), &error)
-    })?;
+    let opened = store
+        .open_blob(&file.digest)
+        .map_err(|error| Problem::caused(exit::STORE, format_args!("cannot read what {url} sent"), &error))?;
     if let Some(source) = unpacked(&opened, url)? {
         return with_dockerfile(arguments, source);
     }

@@ -30,9 +30,10 @@ pub(super) fn images(config: &Config, root: Option<&Path>) -> Result<(), Problem
 /// What takes space.
 pub(super) fn usage(config: &Config, root: Option<&Path>) -> Result<(), Problem> {
     let usage = open(config, root)?.usage().map_err(store_problem)?;
-    let rows = usage.images.iter().map(|one| {
-        [one.image.name.clone(), render::size(one.total_bytes), render::size(one.own_bytes)]
-    });
+    let rows = usage
+        .images
+        .iter()
+        .map(|one| [one.image.name.clone(), render::size(one.total_bytes), render::size(one.own_bytes)]);
     table(["IMAGE", "SIZE", "NOT SHARED"], rows.collect());
     println!("total       {}", render::size(usage.total_bytes));
     println!("of no image {} ({} cached steps)", render::size(usage.unnamed_bytes), usage.records);
@@ -45,9 +46,10 @@ pub(super) fn prune(arguments: &Prune, config: &Config, root: Option<&Path>) -> 
         (None, false) => None,
         (Some(text), false) => Some(time(text)?),
     };
-    let keep = arguments.keep.as_deref().map(|text| {
-        inputs::bytes(text).ok_or_else(|| wrong("--keep", text, inputs::SIZE))
-    });
+    let keep = arguments
+        .keep
+        .as_deref()
+        .map(|text| inputs::bytes(text).ok_or_else(|| wrong("--keep", text, inputs::SIZE)));
     let policy = PrunePolicy { unused_for, keep_bytes: keep.transpose()? };
     let pruned = open(config, root)?.prune(&policy).map_err(store_problem)?;
     println!(
@@ -113,9 +115,9 @@ fn ago(age: Duration) -> String {
 /// `90s`, `10m`, `24h`, `7d`.
 fn time(text: &str) -> Result<Duration, Problem> {
     let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
-    let parsed = units.iter().find_map(|(unit, factor)| {
-        text.strip_suffix(*unit)?.parse::<u64>().ok()?.checked_mul(*factor)
-    });
+    let parsed = units
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(*unit)?.parse::<u64>().ok()?.checked_mul(*factor));
     let wrong = || wrong("--unused-for", text, "expected a time such as 90s, 10m, 24h or 7d");
     parsed.map(Duration::from_secs).ok_or_else(wrong)
 }

@@ -54,7 +54,10 @@ fn modes_times_and_links_are_kept() {
     let metadata = |path: &str| fs::symlink_metadata(folder.path().join(path)).unwrap();
     assert_eq!(metadata("a/x").permissions().mode() & 0o7777, 0o4755);
     assert_eq!(metadata("a").permissions().mode() & 0o7777, 0o550);
-    assert_eq!((metadata("a").mtime(), metadata("a/x").mtime(), metadata("a/z").mtime()), (1_000_000_000, 1_000_000_000, 1_000_000_000));
+    assert_eq!(
+        (metadata("a").mtime(), metadata("a/x").mtime(), metadata("a/z").mtime()),
+        (1_000_000_000, 1_000_000_000, 1_000_000_000)
+    );
     assert_eq!(metadata("a/x").ino(), metadata("a/y").ino());
     assert_eq!(metadata("a/x").uid(), rustix::process::getuid().as_raw());
     assert_eq!(fs::read_link(folder.path().join("a/z")).unwrap(), Path::new("/etc/passwd"));
