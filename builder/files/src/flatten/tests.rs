@@ -4,7 +4,7 @@ use super::*;
 
 /// `+name`, `+dir/`, `+link->target`, `+name=first` (a hard link), `-name` (a whiteout), `-dir/*` (an opaque folder).
 fn layer(text: &str) -> Vec<u8> {
-    let mut tar = TarWriter::new(vec![], Times::Exact);
+    let (mut bytes, mut tar) = (vec![], TarWriter::new(vec![], Times::Exact));
     for (number, word) in text.split_whitespace().enumerate() {
         let (path, kind) = match word.split_at(1) {
             ("+", rest) => match (rest.split_once("->"), rest.split_once('=')) {
@@ -17,8 +17,15 @@ fn layer(text: &str) -> Vec<u8> {
             },
             (_, rest) => match rest.strip_suffix("/*") {
                 Some(path) => {
-                    let marker = format!("{path}/.wh..wh..opq");
-                    put(&mut tar, &marker, EntryKind::File { size_bytes: 0 }, b"", 0);
+                    // lithify itself never writes one.
+                    let mut header = tar::Header::new_ustar();
+                    header.set_path(format!("{path}/.wh..wh..opq")).unwrap();
+                    header.set_mode(0o600);
+                    header.set_size(0);
+                    header.set_cksum();
+                    let so_far = std::mem::replace(&mut tar, TarWriter::new(vec![], Times::Exact));
+                    bytes.extend(without_end(so_far));
+                    bytes.extend_from_slice(header.as_bytes());
                     continue;
                 }
                 None => (rest, EntryKind::Whiteout),
@@ -26,7 +33,14 @@ fn layer(text: &str) -> Vec<u8> {
         };
         put(&mut tar, path, kind, b"abc", number as i64);
     }
-    tar.finish().unwrap()
+    bytes.extend(tar.finish().unwrap());
+    bytes
+}
+
+fn without_end(tar: TarWriter<Vec<u8>>) -> Vec<u8> {
+    let mut bytes = tar.finish().unwrap();
+    bytes.truncate(bytes.len() - 1024);
+    bytes
 }
 
 fn put(tar: &mut TarWriter<Vec<u8>>, path: &str, kind: EntryKind, mut content: &[u8], seconds: i64) {
