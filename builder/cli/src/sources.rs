@@ -100,9 +100,9 @@ impl<'a> Provider<'a> {
             }
             Some((_, Some(Source::Scratch))) => return Ok(self.scratch(&request.platform)),
             Some((_, Some(Source::Layout { path, tag, digest }))) => {
-                self.from_layout(path, tag.as_deref(), *digest, &request.platform)?
+                self.image_in_layout(path, tag.as_deref(), *digest, &request.platform)?
             }
-            Some((_, Some(Source::Image(reference)))) => self.from_name(reference, &request.platform)?,
+            Some((_, Some(Source::Image(reference)))) => self.named_image(reference, &request.platform)?,
             Some((name, Some(_))) => {
                 return Err(Problem::new(
                     exit::USAGE,
@@ -113,7 +113,7 @@ impl<'a> Provider<'a> {
                 let reference = Reference::from_str(&request.name).map_err(|error| {
                     Problem::new(exit::USAGE, format_args!("FROM {}: {error}", request.name))
                 })?;
-                self.from_name(&reference, &request.platform)?
+                self.named_image(&reference, &request.platform)?
             }
         };
         let config = self.read_config(&image)?;
@@ -144,7 +144,7 @@ impl<'a> Provider<'a> {
         ResolvedImage { manifest, config }
     }
 
-    fn from_layout(
+    fn image_in_layout(
         &self,
         path: &Path,
         tag: Option<&str>,
@@ -166,9 +166,9 @@ impl<'a> Provider<'a> {
         Ok((image, Origin::Layout(Arc::new(layout))))
     }
 
-    fn from_name(&self, reference: &Reference, platform: &Platform) -> Result<(Image, Origin), Problem> {
+    fn named_image(&self, reference: &Reference, platform: &Platform) -> Result<(Image, Origin), Problem> {
         if self.pull != Pull::Always
-            && let Some((image, origin)) = self.from_store(reference, platform)?
+            && let Some((image, origin)) = self.stored_image(reference, platform)?
         {
             return Ok((image, origin));
         }
@@ -188,7 +188,7 @@ impl<'a> Provider<'a> {
     }
 
     /// An image that was built here, or pulled before.
-    fn from_store(
+    fn stored_image(
         &self,
         reference: &Reference,
         platform: &Platform,

@@ -84,7 +84,8 @@ impl<'a> Running<'a> {
             None => Ok(()),
             Some(_) if self.request.cancel.is_cancelled() => Err(Error::Cancelled),
             Some((step, failure)) => {
-                Err(Error::Step { step, title: self.request.graph.step(step).title.clone(), failure })
+                let title = self.request.graph.step(step).title.clone();
+                Err(Error::Step { step, title, failure: Box::new(failure) })
             }
         }
     }

@@ -94,11 +94,15 @@ fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) 
             Ok(Response::Inspected { destination, owner, links })
         }
         Request::Place { chain, conflicts, hard_links } => {
-            crate::layers::place(context, &chain, conflicts, &hard_links, call).map(Response::Made)
+            crate::layers::place(context, &chain, conflicts, &hard_links, call)
+                .map(|made| Response::Made(Box::new(made)))
         }
-        Request::Copy(request) => crate::copy::copy(context, &request, call).map(Response::Made),
+        Request::Copy(request) => {
+            crate::copy::copy(context, &request, call).map(|made| Response::Made(Box::new(made)))
+        }
         Request::MakeDirectory { chain, path, user } => {
-            crate::copy::make_directory(context, &chain, &path, &user, call).map(Response::Made)
+            crate::copy::make_directory(context, &chain, &path, &user, call)
+                .map(|made| Response::Made(Box::new(made)))
         }
         Request::Run(request) => crate::run::run(context, &request, call).map(Response::Ran),
     }

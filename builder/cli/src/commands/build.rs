@@ -101,7 +101,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
         Error::Store(error) => return store_problem(error),
         error @ Error::Assemble(_) => return assemble_problem(error),
     };
-    let code = match &failure {
+    let code = match &*failure {
         Failure::Source(_) => exit::SOURCE,
         Failure::Unavailable(_) => exit::SANDBOX,
         Failure::Worker(error) => match error.kind() {
@@ -113,7 +113,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
         Failure::Process(_) | Failure::Files(_) | Failure::Input(_) => exit::STEP,
         Failure::Cancelled => exit::INTERRUPTED,
     };
-    let mut problem = Problem::caused(code, String::new(), &failure);
+    let mut problem = Problem::caused(code, String::new(), &*failure);
     let what = if problem.causes.is_empty() { failure.to_string() } else { problem.causes.remove(0) };
     let mut message = match graph.step(step).span {
         Some(span) => {
@@ -121,7 +121,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
         }
         None => format!("{title}: {what}"),
     };
-    if let Failure::Process(process) = &failure
+    if let Failure::Process(process) = &*failure
         && !process.tail.is_empty()
     {
         message = format!("{}\nlast lines of its output:", message.trim_end());

@@ -47,7 +47,9 @@ impl Running<'_> {
         self.make(id, &keyed, &below, |worker, files| {
             self.trees.ensure(worker, &below)?;
             let mounts = self.prepare_mounts(worker, step, exec)?;
-            self.run_process(id, exec, below.chain(), mounts, worker, files)
+            let made = self.run_process(id, exec, below.chain(), mounts, worker, files)?;
+            self.trees.made(&below.with(made.diff_id));
+            Ok(made)
         })
     }
 
@@ -72,7 +74,7 @@ impl Running<'_> {
             })
         });
         let ending = match result? {
-            RunResult::Changed(made) => return Ok(made),
+            RunResult::Changed(made) => return Ok(*made),
             RunResult::Exited(code) => Ending::Exited(code),
             RunResult::Signaled(signal) => Ending::Signaled(signal),
             RunResult::TimedOut => {

@@ -253,7 +253,7 @@ impl LayerFiles {
 /// The layer in an answer to a call that makes one.
 fn made(response: Response) -> Result<MadeLayer, Failure> {
     match response {
-        Response::Made(layer) => Ok(layer),
+        Response::Made(layer) => Ok(*layer),
         other => Err(lithify_worker::unexpected(&other).into()),
     }
 }
