@@ -182,6 +182,9 @@ fn named_contexts_of_all_kinds() {
     let web = format!("--build-context=web={}", server.url("x.tar"));
     let image = env.build(&[&folder, &web, &busybox], &context);
     let files = Tree::of(&image).expect("files");
+    let base = env.folder(&[("Dockerfile", "FROM folder\nCOPY Dockerfile /\n")]);
+    let on_folder = Tree::of(&env.build(&[&folder], &base)).expect("files");
+    assert_eq!(on_folder.paths().collect::<Vec<_>>().join(" "), "/Dockerfile /kept");
     assert_eq!(files.paths().collect::<Vec<_>>().join(" "), "/b /folder /folder/kept /web");
 }
 
