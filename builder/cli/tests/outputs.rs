@@ -183,7 +183,7 @@ fn times() {
 #[test]
 fn what_is_told() {
     let env = Env::new(BINARY);
-    let context = env.folder(&[("Dockerfile", "FROM scratch\nLABEL a=1 b=1\nCOPY Dockerfile /\n")]);
+    let context = env.folder(&[("Dockerfile", "from scratch\nLABEL a=1 b=1\nCOPY Dockerfile /\n")]);
     let (id, metadata) = (env.fresh("id"), env.fresh("metadata"));
     let flags = [format!("--iidfile={}", id.display()), format!("--metadata-file={}", metadata.display())];
     let path = context.display().to_string();

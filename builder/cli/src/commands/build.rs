@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lithify_cache::Store;
 use lithify_engine::{Built, Cancel, Encoding, Error, Failure, Request};
-use lithify_frontend::{Diagnostics, Options, Plan, Source as Text};
+use lithify_frontend::{Diagnostics, Options, Plan, Source as Text, Warning};
 use lithify_graph::Graph;
 use lithify_oci::layer::Times;
 use lithify_oci::{Blobs, Reference};
@@ -41,7 +41,10 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let read = dockerfile::read(&arguments.dockerfile, &store)?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
     let provider = Provider::new(&store, config, pull, read.context, named);
-    let graph = plan(&read.text, &options, &provider)?;
+    let (graph, warnings) = plan(&read.text, &options, &provider)?;
+    for warning in warnings.iter().filter(|_| !arguments.quiet) {
+        say(format_args!("warning: {warning}"));
+    }
 
     stopping.by_cancelling();
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
@@ -64,18 +67,13 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
 }
 
 /// Asks for base images until the frontend has all that it needs.
-fn plan(text: &Text, options: &Options, provider: &Provider<'_>) -> Result<Graph, Problem> {
+fn plan(text: &Text, options: &Options, provider: &Provider<'_>) -> Result<(Graph, Vec<Warning>), Problem> {
     let mut images = HashMap::new();
     loop {
         match lithify_frontend::plan(text, options, &images)
             .map_err(|wrong| dockerfile_problem(text, &wrong))?
         {
-            Plan::Graph { graph, warnings } => {
-                for warning in warnings {
-                    say(format_args!("warning: {warning}"));
-                }
-                return Ok(graph);
-            }
+            Plan::Graph { graph, warnings } => return Ok((graph, warnings)),
             Plan::NeedImages(requests) => {
                 for request in requests {
                     let image = provider.resolve(&request)?;
