@@ -12,6 +12,7 @@ use lithify_oci::{Blobs, Reference};
 use lithify_transfer::{Contents, Image, archive};
 
 use super::{dockerfile, files};
+use crate::access::Access;
 use crate::args::{Build, Progress, Pull};
 use crate::config::Config;
 use crate::exit::{self, Problem};
@@ -37,10 +38,11 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
 
     let cancel = Cancel::default();
     let stopping = signals::cancel_on_signals(&cancel);
+    let access = Access::of(&settings);
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(&arguments.dockerfile, &store)?;
+    let read = dockerfile::read(&arguments.dockerfile, &access, &store)?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
-    let provider = Provider::new(&store, config, pull, read.context, named);
+    let provider = Provider::new(&store, config, pull, read.context, named).with_access(access);
     let (graph, warnings) = plan(&read.text, &options, &provider)?;
     for warning in warnings.iter().filter(|_| !arguments.quiet) {
         say(format_args!("warning: {warning}"));

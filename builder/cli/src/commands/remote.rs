@@ -13,6 +13,7 @@ use lithify_frontend::Source as Text;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::dockerfile::{Inputs, NAMES, stdin, unreadable};
+use crate::access::Access;
 use crate::args;
 use crate::downloads;
 use crate::exit::{self, Problem};
@@ -37,19 +38,24 @@ pub(super) fn from_stdin(arguments: &args::Dockerfile) -> Result<Inputs, Problem
 }
 
 /// A repository with a Dockerfile in it.
-pub(super) fn from_git(arguments: &args::Dockerfile, url: &str) -> Result<Inputs, Problem> {
+pub(super) fn from_git(arguments: &args::Dockerfile, url: &str, access: &Access) -> Result<Inputs, Problem> {
     let keep = arguments.build_arg.iter().any(|arg| arg == "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1");
-    let source = downloads::git(&runtime()?, url, true, keep, None)
+    let source = downloads::git(&runtime()?, access, url, true, keep, None)
         .map_err(|error| Problem::new(exit::SOURCE, error.message))?;
     with_dockerfile(arguments, source)
 }
 
 /// An archive on an HTTP server is a context; anything else there is a Dockerfile, which comes with nothing but itself, as
 /// a file called `context`.
-pub(super) fn from_url(arguments: &args::Dockerfile, url: &str, store: &Store) -> Result<Inputs, Problem> {
+pub(super) fn from_url(
+    arguments: &args::Dockerfile,
+    url: &str,
+    access: &Access,
+    store: &Store,
+) -> Result<Inputs, Problem> {
     let failed = |error: lithify_engine::SourceError| Problem::new(exit::SOURCE, error.message);
     let runtime = runtime()?;
-    let file = downloads::file(&runtime, store, url, None).map_err(failed)?;
+    let file = downloads::file(&runtime, access, store, url, None).map_err(failed)?;
     let opened = store
         .open_blob(&file.digest)
         .map_err(|error| Problem::caused(exit::STORE, format_args!("cannot read what {url} sent"), &error))?;
