@@ -124,6 +124,20 @@ fn the_dockerfile_of_an_archive() {
     build_from(&env, &text, &["-f", "sub/other"]).expect_failure(2, "standard input");
 }
 
+#[test]
+fn what_is_no_archive() {
+    let env = Env::new(BINARY);
+    let folder = env.folder(&[("Dockerfile", DOCKERFILE), ("a", &"text\n".repeat(1000))]);
+    let whole = std::fs::read(archive(&env, &folder, &[])).expect("archive");
+    let cut = env.fresh("cut.tar");
+    std::fs::write(&cut, &whole[..3000]).expect("write");
+    build_from(&env, &cut, &[]).expect_failure(3, "cannot be unpacked");
+    let packed = env.fresh("x.gz");
+    let status = Command::new("sh").args(["-c", r#"echo text | gzip >"$1""#, "sh"]).arg(&packed).status();
+    assert!(status.expect("gzip").success());
+    build_from(&env, &packed, &[]).expect_failure(3, "no tar archive");
+}
+
 /// Links of an archive lead nowhere outside it, be they in its way or named as its Dockerfile.
 #[test]
 fn hostile_archives() {

@@ -25,7 +25,7 @@ pub(super) fn from_stdin(arguments: &args::Dockerfile) -> Result<Inputs, Problem
     let failed = |error: std::io::Error| Problem::caused(exit::USAGE, "cannot read standard input", &error);
     let mut spool = tempfile::tempfile().map_err(failed)?;
     std::io::copy(&mut std::io::stdin().lock(), &mut spool).map_err(failed)?;
-    if let Some(source) = unpacked(&spool, "the archive on standard input")? {
+    if let Some(source) = unpacked(&spool, "standard input")? {
         return with_dockerfile(arguments, source);
     }
     if arguments.file.is_some() {
@@ -77,7 +77,15 @@ fn unpacked(file: &File, what: &str) -> Result<Option<FileSource>, Problem> {
     let failed = |error: std::io::Error| {
         Problem::caused(exit::SOURCE, format_args!("{what} cannot be unpacked as the build context"), &error)
     };
-    let Some(archive) = file.try_clone().and_then(archive::open).map_err(failed)? else { return Ok(None) };
+    let Some(archive) = file.try_clone().and_then(archive::open).map_err(failed)? else {
+        return match archive::is_compressed(file).map_err(failed)? {
+            true => {
+                let message = format!("{what} is compressed, but there is no tar archive in it");
+                Err(Problem::new(exit::SOURCE, message))
+            }
+            false => Ok(None),
+        };
+    };
     let (source, _) = temporary_folder().map_err(|error| Problem::new(exit::SOURCE, error.message))?;
     for path in archive.unpack(source.root.as_fd()).map_err(failed)? {
         say(format_args!("warning: {path} of {what} is a device node, and is left out"));
