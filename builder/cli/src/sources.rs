@@ -17,6 +17,7 @@ use lithify_transfer::layout::{self, Layout};
 use lithify_transfer::registry::{self, Client};
 use lithify_transfer::{Credentials, Image};
 
+use crate::access::Access;
 use crate::args::Pull;
 use crate::config::Config;
 use crate::contexts::Source;
@@ -31,6 +32,7 @@ pub(crate) struct Provider<'a> {
     pull: Pull,
     main: MainContext,
     named: BTreeMap<String, Source>,
+    access: Access,
     network: OnceLock<Network>,
     images: Mutex<HashMap<Digest, Known>>,
     folders: Mutex<HashMap<Option<String>, Arc<FileSource>>>,
@@ -78,10 +80,16 @@ impl<'a> Provider<'a> {
             pull,
             main,
             named,
+            access: Access::default(),
             network: OnceLock::new(),
             images: Mutex::default(),
             folders: Mutex::default(),
         }
+    }
+
+    /// With what private servers ask for.
+    pub(crate) fn with_access(self, access: Access) -> Self {
+        Provider { access, ..self }
     }
 
     fn network(&self) -> Result<&Network, Problem> {
@@ -299,7 +307,7 @@ impl<'a> Provider<'a> {
         keep_git_dir: bool,
         checksum: Option<&str>,
     ) -> Result<FileSource, SourceError> {
-        downloads::git(&self.connected()?.runtime, url, is_context, keep_git_dir, checksum)
+        downloads::git(&self.connected()?.runtime, &self.access, url, is_context, keep_git_dir, checksum)
     }
 
     fn download(
@@ -308,7 +316,7 @@ impl<'a> Provider<'a> {
         checksum: Option<Digest>,
         name: Option<&str>,
     ) -> Result<FileSource, SourceError> {
-        downloads::http(&self.connected()?.runtime, self.store, url, checksum, name)
+        downloads::http(&self.connected()?.runtime, &self.access, self.store, url, checksum, name)
     }
 
     fn connected(&self) -> Result<&Network, SourceError> {
@@ -389,7 +397,7 @@ impl Sources for Provider<'_> {
     }
 
     fn git_commit(&self, git: &Git) -> Result<Option<String>, SourceError> {
-        downloads::git_commit(&self.connected()?.runtime, &git.url, git.checksum.as_deref())
+        downloads::git_commit(&self.connected()?.runtime, &self.access, &git.url, git.checksum.as_deref())
     }
 
     fn git(&self, git: &Git, commit: Option<&str>) -> Result<Arc<FileSource>, SourceError> {
