@@ -102,6 +102,10 @@ fn a_hit_brings_real_times_back() {
             )
         };
         let context = env.folder(&[("source", "1\n"), ("Dockerfile", &dockerfile("true"))]);
+        // BusyBox compares whole seconds.
+        let source = std::fs::File::open(context.join("source")).expect("the source");
+        let minute_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        source.set_modified(minute_ago).expect("an older source");
         let flags = [env.busybox(), format!("--snapshotter={snapshotter}")];
         env.build(&flags, &context);
         // Trees can always be made again from layers and their catalogues.
