@@ -152,7 +152,7 @@ impl<'a> Running<'a> {
             Tree::Scratch => TreeLayers::default(),
             Tree::Of(step) => match self.outcome(step) {
                 Outcome::Tree(layers) => layers,
-                Outcome::Files(_) => TreeLayers::default(),
+                Outcome::Files(_) | Outcome::Commit(_) => TreeLayers::default(),
             },
         }
     }
