@@ -109,7 +109,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
             lithify_worker::FailureKind::Storage => exit::STORE,
         },
         Failure::Store(_) | Failure::Io { .. } => exit::STORE,
-        Failure::Process(_) | Failure::Files(_) | Failure::Input(_) => exit::STEP,
+        Failure::Process(_) | Failure::Files(_) | Failure::Input(_) | Failure::Changed { .. } => exit::STEP,
         Failure::Cancelled => exit::INTERRUPTED,
     };
     let mut problem = Problem::caused(code, String::new(), &failure);
