@@ -228,7 +228,10 @@ impl<'a> Provider<'a> {
         if Digest::of(&bytes) != *digest {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
-                format!("the blob {digest} is damaged"),
+                format!(
+                    "the blob {} is damaged: remove it, and it is fetched or made again",
+                    self.store.blob_path(digest).display()
+                ),
             ));
         }
         Ok(bytes)

@@ -55,7 +55,9 @@ pub fn serve() -> ! {
         }
         let stream = UnixStream::from(files.remove(0));
         let context = context.clone();
-        std::thread::spawn(move || answer(&context, stream, files));
+        let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
+        // Where no thread can be had the call's socket closes, and whoever called sees that.
+        let _ = thread.spawn(move || answer(&context, stream, files));
     }
     std::process::exit(0)
 }
@@ -121,11 +123,13 @@ fn open_snapshots(
     wanted: Option<Snapshotter>,
 ) -> Result<(Box<dyn Snapshots>, Snapshotter), Failure> {
     let overlay = || Overlay::open(trees.as_fd()).map_err(Failure::from);
+    // Overlayfs does not take every file system for its upper folder: not overlayfs itself, nor NFS.
+    let working = || overlay().and_then(|overlay| overlay.probe().map(|()| overlay).map_err(Failure::from));
     let copy = || lithify_snapshot::Copy::open(trees.as_fd()).map_err(Failure::from);
     match wanted {
         Some(Snapshotter::Overlay) => Ok((Box::new(overlay()?), Snapshotter::Overlay)),
         Some(Snapshotter::Copy) => Ok((Box::new(copy()?), Snapshotter::Copy)),
-        None => match overlay() {
+        None => match working() {
             Ok(overlay) => Ok((Box::new(overlay), Snapshotter::Overlay)),
             Err(_) => Ok((Box::new(copy()?), Snapshotter::Copy)),
         },

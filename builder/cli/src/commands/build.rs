@@ -31,8 +31,9 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     settings.compression = outputs.compression;
     let read = dockerfile::read(&arguments.dockerfile)?;
     for output in &outputs.outputs {
-        outputs::check_writable(output)
-            .map_err(|error| Problem::caused(exit::OUTPUT, "an output cannot be written", &error))?;
+        outputs::check_writable(output).map_err(|(path, error)| {
+            Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
+        })?;
     }
 
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
