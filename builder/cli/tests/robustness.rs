@@ -3,11 +3,13 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use lithify_oci::Digest;
 use lithify_testkit::Env;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lithify");
 const STEP_FAILED: i32 = 1;
 const USAGE: i32 = 2;
+const SOURCE: i32 = 3;
 const OUTPUT: i32 = 6;
 
 /// Once read again and again from its start: a hundred megabytes took minutes and as much memory.
@@ -72,4 +74,37 @@ fn folders_of_the_store_that_were_removed() {
         names.iter().for_each(|name| fs::remove_dir_all(root.join(name)).expect("folder"));
         build();
     }
+}
+
+/// A base image that claims the diffID of another's layer: its tree would be taken for that one's in every later build.
+#[test]
+fn a_base_that_lies_about_its_layers() {
+    let env = Env::new(BINARY);
+    let context = env.folder(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]).display().to_string();
+    let layout = env.folder(&[]).join("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let ended = env.run(["build", "--output", &output, &context]);
+    assert_eq!(ended.code, Some(0), "{}", ended.summary());
+    let read = |path: &str| fs::read_to_string(layout.join(path)).expect("a text file");
+    let blob = |text: &str| {
+        let digest = Digest::of(text);
+        fs::write(layout.join("blobs/sha256").join(digest.hex()), text).expect("a blob");
+        digest.hex()
+    };
+    let value = |text: &str, before: &str| -> String {
+        let (_, after) = text.split_once(before).expect("the member");
+        let (_, after) = after.split_once("sha256:").expect("a digest");
+        after[..64].to_owned()
+    };
+    let index = read("index.json");
+    let old_manifest = value(&index, "\"manifests\"");
+    let manifest = read(&format!("blobs/sha256/{old_manifest}"));
+    let old_config = value(&manifest, "\"config\"");
+    let config = read(&format!("blobs/sha256/{old_config}"));
+    let new_config = blob(&config.replace(&value(&config, "\"diff_ids\""), &Digest::of("another's").hex()));
+    let new_manifest = blob(&manifest.replace(&old_config, &new_config));
+    fs::write(layout.join("index.json"), index.replace(&old_manifest, &new_manifest)).expect("index");
+    let context = env.folder(&[("Dockerfile", "FROM liar\nCOPY Dockerfile /\n")]).display().to_string();
+    let liar = format!("--build-context=liar=oci-layout://{}", layout.display());
+    env.run(["build", "--progress=plain", &liar, &context]).expect_failure(SOURCE, "malformed");
 }

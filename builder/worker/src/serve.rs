@@ -86,8 +86,8 @@ fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) 
             let has = context.snapshots.has(&ids(&chain));
             has.map(Response::Has).map_err(|error| Failure::storage("cannot look for a file tree", &error))
         }
-        Request::Apply { parents, chain, catalogue } => {
-            crate::layers::apply(context, &parents, &chain, catalogue, call).map(|()| Response::Done)
+        Request::Apply { parents, chain, catalogue, claimed } => {
+            crate::layers::apply(context, &parents, &chain, catalogue, claimed, call).map(|()| Response::Done)
         }
         Request::Inspect { chain, dest, is_directory, owner, folders } => {
             let (destination, owner) =
