@@ -72,7 +72,7 @@ impl<'a> Trees<'a> {
         if let Some(worker) = self.worker.get() {
             return Ok(worker.clone());
         }
-        let map = lithify_sandbox::probe_range().map_err(Failure::Unavailable)?;
+        let map = lithify_sandbox::id_map().map_err(Failure::Unavailable)?;
         let trees = self.tree_folder(&map)?;
         let worker = Arc::new(Worker::start(&map, trees, self.settings.snapshotter)?);
         let doomed = Arc::downgrade(&worker);

@@ -29,7 +29,7 @@ pub use error::{Error, Unavailable};
 pub use idmap::{IdMap, IdRange};
 pub use init::{INIT_ARGUMENT, init_main};
 pub use nodes::NODE_ATTRIBUTE;
-pub use probe::{Ladder, Probe, Rung, ladder, probe_range};
+pub use probe::{Ladder, Probe, Rung, id_map, ladder, probe_range};
 pub use process::{MountSource, MountSpec, Network, Outcome, Process, Sandbox, Security, Status, Stdio};
 pub use range::Range;
 pub use worker::{WorkerProcess, spawn_worker};
