@@ -247,19 +247,23 @@ fn umask() -> u32 {
 }
 
 /// Whether a file may be written where `path` says, found out before the build rather than after it.
-pub(crate) fn check_writable(output: &Output) -> io::Result<()> {
+pub(crate) fn check_writable(output: &Output) -> Result<(), (PathBuf, io::Error)> {
     let path = match output {
         Output::OciArchive(Destination::File(path))
         | Output::DockerArchive(Destination::File(path))
         | Output::Files(Destination::File(path)) => path,
         Output::Folder(folder) => {
-            std::fs::create_dir_all(folder)?;
-            return tempfile::tempfile_in(folder).map(|_: File| ());
+            return std::fs::create_dir_all(folder)
+                .and_then(|()| tempfile::tempfile_in(folder).map(|_: File| ()))
+                .map_err(|error| (folder.clone(), error));
         }
         _ => return Ok(()),
     };
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::tempfile_in(folder).map(|_: File| ())
+    if path.is_dir() {
+        return Err((path.clone(), io::ErrorKind::IsADirectory.into()));
+    }
+    tempfile::tempfile_in(folder).map(|_: File| ()).map_err(|error| (path.clone(), error))
 }
 
 #[cfg(test)]

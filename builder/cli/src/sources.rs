@@ -236,7 +236,10 @@ impl<'a> Provider<'a> {
         if Digest::of(&bytes) != *digest {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
-                format!("the blob {digest} is damaged"),
+                format!(
+                    "the blob {} is damaged: remove it, and it is fetched or made again",
+                    self.store.blob_path(digest).display()
+                ),
             ));
         }
         Ok(bytes)
@@ -255,13 +258,22 @@ impl<'a> Provider<'a> {
         let bytes = self.read_blob(&image.config.digest);
         let bytes = bytes
             .map_err(|error| Problem::caused(exit::STORE, "cannot read an image's configuration", &error))?;
-        serde_json::from_slice(&bytes).map_err(|error| {
+        let config: ImageConfig = serde_json::from_slice(&bytes).map_err(|error| {
             Problem::caused(
                 exit::SOURCE,
                 format_args!("the configuration {} is malformed", image.config.digest),
                 &error,
             )
-        })
+        })?;
+        let (named, there) = (config.rootfs.diff_ids.len(), image.layers.len());
+        if named != there {
+            let message = format!(
+                "the configuration {} is malformed: it names {named} layers, and the manifest {there}",
+                image.config.digest
+            );
+            return Err(Problem::new(exit::SOURCE, message));
+        }
+        Ok(config)
     }
 
     /// Pushes a built image under a name.
@@ -331,15 +343,6 @@ impl Sources for Provider<'_> {
         let known = known
             .ok_or_else(|| SourceError { message: format!("the image {} was not looked up", image.name) })?;
         let (diff_ids, layers) = (&known.config.rootfs.diff_ids, &known.image.layers);
-        if diff_ids.len() != layers.len() {
-            let message = format!(
-                "the image {} is malformed: its manifest has {} layers, its configuration {}",
-                image.name,
-                layers.len(),
-                diff_ids.len()
-            );
-            return Err(SourceError { message });
-        }
         Ok(ImageLayers { layers: diff_ids.iter().copied().zip(layers.iter().cloned()).collect() })
     }
 

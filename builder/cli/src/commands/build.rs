@@ -32,8 +32,9 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     options.network = inputs::network(arguments.network);
     let settings = inputs::settings(arguments, config)?;
     for planned in &outputs {
-        outputs::check_writable(&planned.output)
-            .map_err(|error| Problem::caused(exit::OUTPUT, "an output cannot be written", &error))?;
+        outputs::check_writable(&planned.output).map_err(|(path, error)| {
+            Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
+        })?;
     }
 
     let cancel = Cancel::default();
@@ -111,7 +112,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
             lithify_worker::FailureKind::Storage => exit::STORE,
         },
         Failure::Store(_) | Failure::Io { .. } => exit::STORE,
-        Failure::Process(_) | Failure::Files(_) | Failure::Input(_) => exit::STEP,
+        Failure::Process(_) | Failure::Files(_) | Failure::Input(_) | Failure::Changed { .. } => exit::STEP,
         Failure::Cancelled => exit::INTERRUPTED,
     };
     let mut problem = Problem::caused(code, String::new(), &*failure);

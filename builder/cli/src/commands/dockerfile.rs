@@ -77,11 +77,17 @@ fn find(folder: &Path, named: Option<&Path>) -> Result<PathBuf, Problem> {
         };
     }
     let candidates = NAMES.iter().map(|name| folder.join(name));
-    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        let message = format!(
-            "there is no Dockerfile in the build context {}; name one with --file",
-            folder.canonicalize().unwrap_or(folder.to_owned()).display()
-        );
+    candidates.clone().find(|path| path.is_file()).ok_or_else(|| {
+        let folder = folder.canonicalize().unwrap_or(folder.to_owned());
+        let message = match candidates.clone().find(|path| path.is_dir()) {
+            Some(path) => format!("{} is a folder, no Dockerfile; name one with --file", path.display()),
+            None => {
+                format!(
+                    "there is no Dockerfile in the build context {}; name one with --file",
+                    folder.display()
+                )
+            }
+        };
         Problem::new(exit::USAGE, message)
     })
 }
