@@ -35,6 +35,15 @@ pub(crate) enum Command {
     Build(Box<Build>),
     /// Look for problems in a Dockerfile without building it
     Check(Box<Check>),
+    /// Say which sandboxes work on this machine, and what would give a better one
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// What steps would run in
+    #[arg(long, value_name = "HOW", env = "LITHIFY_SANDBOX")]
+    pub(crate) sandbox: Option<Sandbox>,
 }
 
 /// Which Dockerfile, and what its variables are.
@@ -128,6 +137,9 @@ pub(crate) struct Build {
     /// How file trees are kept
     #[arg(long, value_name = "HOW", env = "LITHIFY_SNAPSHOTTER")]
     pub(crate) snapshotter: Option<Snapshotter>,
+    /// What steps run in; `lithify doctor` says what works here
+    #[arg(long, value_name = "HOW", env = "LITHIFY_SANDBOX")]
+    pub(crate) sandbox: Option<Sandbox>,
     /// Look for problems in the Dockerfile without building it
     #[arg(long)]
     pub(crate) check: bool,
@@ -181,6 +193,19 @@ pub(crate) enum Network {
     Default,
     None,
     Host,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Sandbox {
+    /// The first of these that works
+    Auto,
+    /// A user namespace with a range of ids
+    Range,
+    /// A user namespace with one id
+    Single,
+    /// As root in a container that may make no namespaces
+    Chroot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]

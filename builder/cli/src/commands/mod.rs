@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod dockerfile;
+mod doctor;
 mod remote;
 
 use crate::args::{Cli, Command};
@@ -17,6 +18,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
             check::run(&arguments.dockerfile, crate::args::CheckFormat::Text, &config, cli.root.as_deref())
         }
         Command::Build(arguments) => build::run(&arguments, &config, cli.root.as_deref()),
+        Command::Doctor(arguments) => doctor::run(&arguments, &config, cli.root.as_deref()),
         Command::Check(arguments) => {
             check::run(&arguments.dockerfile, arguments.format, &config, cli.root.as_deref())
         }
