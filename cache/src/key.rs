@@ -36,9 +36,9 @@
 //! | `dest`, `dest_is_directory` | copy | |
 //! | `owner` | copy | and the selected files' own owners no longer count |
 //! | `mode` | copy | octal digits by value; the selected files' own modes then no longer count, with a symbolic list they do |
-//! | `link`, `parents`, `unpack` | copy | |
+//! | `link`, `parents`, each source's `unpack` | copy | |
 //! | **Copy, by definition** ([`copy_definition_key`]) | | before the sources' trees are at hand: finds the result without looking into them |
-//! | all of Copy's rows; in place of content: pattern, `exclude` and the chains of the sources | definition | |
+//! | all of Copy's rows; in place of content: pattern, `exclude` and the chains of the sources, for a repository its own key | definition | |
 //! | **MakeDirectory** | | |
 //! | `path`, `user` | directory | |
 //! | **Files that a RUN mounts from a context**: path and content | files | the tree that is made of them; the RUN's own key has the content too |

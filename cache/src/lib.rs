@@ -16,6 +16,6 @@ pub use context_index::{ContextIndex, FileFacts};
 pub use error::Error;
 pub use key::{Chain, Explanation, Key, Keyed};
 pub use store::{
-    CacheMountLock, ImageUsage, LayerBlob, LayerFacts, NewFile, Problem, PrunePolicy, Pruned, Record,
-    Resolution, StepLock, Store, StoredImage, TaggedImage, Usage,
+    CacheMountLock, Download, ImageUsage, LayerBlob, LayerFacts, NewFile, Problem, PrunePolicy, Pruned,
+    Record, Resolution, StepLock, Store, StoredImage, TaggedImage, Usage,
 };

@@ -21,6 +21,7 @@
 
 mod blobs;
 mod database;
+mod downloads;
 mod images;
 mod layers;
 mod locks;
@@ -49,6 +50,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 pub use blobs::NewFile;
+pub use downloads::Download;
 pub use images::{Resolution, StoredImage, TaggedImage};
 pub use layers::{LayerBlob, LayerFacts};
 pub use locks::StepLock;

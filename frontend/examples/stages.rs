@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use lithify_frontend::{Source, parse, render};
 
+#[expect(clippy::disallowed_methods, reason = "the library is handed what its caller reads")]
 fn main() -> ExitCode {
     let Some(path) = std::env::args().nth(1) else {
         eprintln!("usage: stages DOCKERFILE");

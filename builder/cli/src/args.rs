@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::legacy::Legacy;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
@@ -35,6 +37,15 @@ pub(crate) enum Command {
     Build(Box<Build>),
     /// Look for problems in a Dockerfile without building it
     Check(Box<Check>),
+    /// List the images of the store
+    Images,
+    /// Show what takes space in the store
+    Du,
+    /// Take away what is no longer wanted: what no image and no cached step needs, and what the flags say
+    Prune(Prune),
+    /// Look after the store
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Say which sandboxes work on this machine, and what would give a better one
     Doctor(Doctor),
 }
@@ -44,6 +55,29 @@ pub(crate) struct Doctor {
     /// What steps would run in
     #[arg(long, value_name = "HOW", env = "LITHIFY_SANDBOX")]
     pub(crate) sandbox: Option<Sandbox>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Forget steps that were not used for this long, such as 90s, 10m, 24h or 7d
+    #[arg(long, value_name = "TIME")]
+    pub(crate) unused_for: Option<String>,
+    /// Forget steps, the least recently used first, until the store takes no more than this, such as 10g
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) keep: Option<String>,
+    /// Forget every step
+    #[arg(short, long, conflicts_with_all = ["unused_for", "keep"])]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Read everything in the store and say what is damaged
+    Verify {
+        /// Remove what is damaged, so that it is built or pulled again
+        #[arg(long)]
+        repair: bool,
+    },
 }
 
 /// Which Dockerfile, and what its variables are.
@@ -80,9 +114,13 @@ pub(crate) struct Build {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) label: Vec<String>,
     /// Where the result goes: type=image,name=N | type=oci,dest=FILE | type=docker,dest=FILE | type=registry,name=N |
-    /// type=local,dest=DIR | type=tar,dest=FILE; - or type=tar alone is standard output; a bare path is type=local
+    /// type=local,dest=DIR | type=tar,dest=FILE | type=cacheonly; - or type=tar alone is standard output; a bare path is
+    /// type=local. With images compression=zstd|gzip|uncompressed, compression-level=N, force-compression=true
     #[arg(short, long, value_name = "SPEC")]
     pub(crate) output: Vec<String>,
+    /// The time that files, configuration and history have in the image, or preserve for real ones [default: SOURCE_DATE_EPOCH, else 0]
+    #[arg(long, value_name = "SECONDS|preserve", env = "LITHIFY_TIMESTAMP")]
+    pub(crate) timestamp: Option<String>,
     /// Push the image to its registry: short for --output type=registry
     #[arg(long)]
     pub(crate) push: bool,
@@ -140,9 +178,17 @@ pub(crate) struct Build {
     /// What steps run in; `lithify doctor` says what works here
     #[arg(long, value_name = "HOW", env = "LITHIFY_SANDBOX")]
     pub(crate) sandbox: Option<Sandbox>,
-    /// Look for problems in the Dockerfile without building it
+    /// Certificates of authorities that RUN is to trust besides its usual ones, without a trace in the image
+    #[arg(long, value_name = "FILE", env = "LITHIFY_CA_CERTIFICATES")]
+    pub(crate) ca_certificates: Option<PathBuf>,
+    /// Look for problems in the Dockerfile without building it: short for --call check
     #[arg(long)]
     pub(crate) check: bool,
+    /// What to do: build, check, outline (which arguments the target takes) or targets
+    #[arg(long, value_name = "WHAT[,format=FORMAT]", default_value = "build")]
+    pub(crate) call: String,
+    #[command(flatten)]
+    pub(crate) legacy: Legacy,
 }
 
 #[derive(Debug, Args)]

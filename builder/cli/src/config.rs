@@ -69,6 +69,58 @@ impl Config {
     }
 }
 
+/// docker's configuration file, where there is one.
+pub(crate) fn docker_config() -> Option<PathBuf> {
+    let folder =
+        std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(home()?.join(".docker")));
+    folder.map(|folder| folder.join("config.json")).filter(|file| file.exists())
+}
+
+/// The proxies of docker's configuration (`proxies.default`), as build arguments.
+pub(crate) fn docker_proxies() -> Result<Vec<(String, String)>, Problem> {
+    let Some(path) = docker_config() else { return Ok(vec![]) };
+    let wrong = |error: &dyn std::error::Error| {
+        Problem::caused(
+            exit::USAGE,
+            format_args!("cannot read docker's configuration {}", path.display()),
+            error,
+        )
+    };
+    let text = std::fs::read(&path).map_err(|error| wrong(&error))?;
+    let parsed: DockerConfig = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
+    let proxies = parsed.proxies.get("default").into_iter();
+    let args = proxies.flat_map(|proxies| {
+        let named = [
+            ("HTTP_PROXY", &proxies.http_proxy),
+            ("HTTPS_PROXY", &proxies.https_proxy),
+            ("FTP_PROXY", &proxies.ftp_proxy),
+            ("NO_PROXY", &proxies.no_proxy),
+            ("ALL_PROXY", &proxies.all_proxy),
+        ];
+        let set = named.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+        // Programs look at one or the other.
+        set.flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_lowercase(), value)])
+    });
+    Ok(args.collect())
+}
+
+/// What of docker's configuration counts here; credentials are read where they are used.
+#[derive(Debug, Default, Deserialize)]
+struct DockerConfig {
+    #[serde(default)]
+    proxies: BTreeMap<String, DockerProxies>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DockerProxies {
+    http_proxy: Option<String>,
+    https_proxy: Option<String>,
+    ftp_proxy: Option<String>,
+    no_proxy: Option<String>,
+    all_proxy: Option<String>,
+}
+
 /// The home folder, where one is set.
 pub(crate) fn home() -> Option<PathBuf> {
     std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)

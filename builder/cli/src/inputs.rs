@@ -43,9 +43,11 @@ pub(crate) fn options(
             return Err(wrong("--platform", &several.join(","), why));
         }
     };
+    let mut given = crate::config::docker_proxies()?;
+    given.extend(build_args(&dockerfile.build_arg));
     Ok(Options {
         target: dockerfile.target.clone().filter(|target| !target.is_empty()),
-        build_args: build_args(&dockerfile.build_arg),
+        build_args: given,
         build_platform: host,
         target_platform,
         contexts: named.iter().map(|(name, source)| (name.clone(), kind(source))).collect(),
@@ -54,7 +56,7 @@ pub(crate) fn options(
 }
 
 /// `--build-arg NAME` takes the value from the environment, and counts for nothing where there is none.
-fn build_args(arguments: &[String]) -> Vec<(String, String)> {
+pub(crate) fn build_args(arguments: &[String]) -> Vec<(String, String)> {
     let mut args: Vec<(String, String)> = vec![];
     // As docker does, so that a release can be dated from outside.
     args.extend(std::env::var("SOURCE_DATE_EPOCH").ok().map(|epoch| ("SOURCE_DATE_EPOCH".to_owned(), epoch)));
@@ -116,6 +118,7 @@ pub(crate) fn settings(build: &args::Build, config: &Config) -> Result<Settings,
         step_timeout_seconds: build.step_timeout.as_deref().map(timeout).transpose()?,
         secrets: build.secret.iter().map(|secret| self::secret(secret)).collect::<Result<_, _>>()?,
         ssh: build.ssh.iter().map(|ssh| self::ssh(ssh)).collect::<Result<_, _>>()?,
+        ca_certificates: build.ca_certificates.as_deref().map(ca_certificates).transpose()?,
         allow_insecure: build.allow.iter().any(|allow| allow == "security.insecure"),
         ..Settings::default()
     })
@@ -131,10 +134,10 @@ pub(crate) fn sandbox(named: Option<args::Sandbox>) -> Choice {
     }
 }
 
-const SIZE: &str = "expected a number of bytes, with k, m or g behind it if need be";
+pub(crate) const SIZE: &str = "expected a number of bytes, with k, m or g behind it if need be";
 
 /// `64m` and the like (docker's units: powers of 1024).
-fn bytes(text: &str) -> Option<u64> {
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches('b');
     let (number, factor) = match digits.as_bytes().last()? {
@@ -221,6 +224,32 @@ fn secret(text: &str) -> Result<(String, Secret), Problem> {
         },
     };
     Ok((id.to_owned(), Secret(value)))
+}
+
+/// Where distributions keep what they trust (Go, crypto/x509/root_linux.go).
+const SYSTEM_BUNDLES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The certificates that this machine trusts, and those of the file: most programs take one bundle and no second.
+fn ca_certificates(file: &Path) -> Result<Vec<u8>, Problem> {
+    let failed = |why: &dyn std::fmt::Display| wrong("--ca-certificates", &file.display().to_string(), why);
+    let lent = std::fs::read(file).map_err(|error| failed(&error))?;
+    if !lent.windows(27).any(|window| window == b"-----BEGIN CERTIFICATE-----") {
+        return Err(failed(&"expected certificates in PEM, which start with -----BEGIN CERTIFICATE-----"));
+    }
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let bundles = named.into_iter().chain(SYSTEM_BUNDLES.iter().map(PathBuf::from));
+    let mut bundle = bundles.into_iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
+    if bundle.last().is_some_and(|last| *last != b'\n') {
+        bundle.push(b'\n');
+    }
+    bundle.extend(lent);
+    Ok(bundle)
 }
 
 /// `default` or `ID[=SOCKET]`; without a socket it is SSH_AUTH_SOCK's.

@@ -7,6 +7,7 @@ mod contexts;
 mod downloads;
 mod exit;
 mod inputs;
+mod legacy;
 mod outputs;
 mod render;
 mod signals;

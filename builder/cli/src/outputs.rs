@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use lithify_engine::Encoding;
 use lithify_oci::Reference;
-use lithify_oci::layer::Compression;
+use lithify_oci::layer::{Compression, Times};
 
 use crate::args::Build;
 use crate::exit::Problem;
@@ -22,6 +23,19 @@ pub(crate) enum Output {
     OciFolder(PathBuf),
     /// What `docker save` writes.
     DockerArchive(Destination),
+    /// The files, as the caller's.
+    Folder(PathBuf),
+    /// The files, as an archive.
+    Files(Destination),
+    /// Nothing but what the cache keeps.
+    Nothing,
+}
+
+/// An output, and how its layers are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Planned {
+    pub(crate) output: Output,
+    pub(crate) encoding: Encoding,
 }
 
 /// A file, or standard output.
@@ -31,47 +45,63 @@ pub(crate) enum Destination {
     Stdout,
 }
 
-/// All outputs of a build, and how its layers are compressed.
-#[derive(Debug)]
-pub(crate) struct Outputs {
-    pub(crate) outputs: Vec<Output>,
-    pub(crate) compression: Compression,
-}
-
 /// What the flags of `build` say of its outputs.
-pub(crate) fn parse(build: &Build, tags: &[Reference]) -> Result<Outputs, Problem> {
-    let mut compression = None;
+pub(crate) fn parse(build: &Build, tags: &[Reference]) -> Result<Vec<Planned>, Problem> {
+    let times = times(build)?;
     let mut outputs = vec![];
     for spec in &build.output {
-        outputs.push(parse_one(spec, tags, &mut compression)?);
+        let mut planned = parse_one(spec, tags)?;
+        planned.encoding.times = times.unwrap_or(planned.encoding.times);
+        outputs.push(planned);
     }
+    let encoding = Encoding { times: times.unwrap_or(Encoding::default().times), ..Encoding::default() };
+    let plain = |output| Planned { output, encoding };
     if build.push {
         if tags.is_empty() {
             return Err(wrong("--push", "", "needs a name to push to: use --tag REGISTRY/REPOSITORY:TAG"));
         }
-        outputs.push(Output::Image { names: tags.to_vec(), push: true });
+        outputs.push(plain(Output::Image { names: tags.to_vec(), push: true }));
     }
     if outputs.is_empty()
-        || !tags.is_empty() && !outputs.iter().any(|output| matches!(output, Output::Image { .. }))
+        || !tags.is_empty() && !outputs.iter().any(|one| matches!(one.output, Output::Image { .. }))
     {
-        outputs.push(Output::Image { names: tags.to_vec(), push: false });
+        // As the first of the others is: one image has one digest wherever it goes.
+        let encoding = outputs.first().map_or(encoding, |first| first.encoding);
+        outputs.push(Planned { output: Output::Image { names: tags.to_vec(), push: false }, encoding });
     }
-    Ok(Outputs { outputs, compression: compression.unwrap_or_default() })
+    Ok(outputs)
 }
 
-fn parse_one(
-    spec: &str,
-    tags: &[Reference],
-    compression: &mut Option<Compression>,
-) -> Result<Output, Problem> {
-    let fields = Fields::parse(spec)?;
-    let wrong = |why: &str| wrong("--output", spec, why);
-    if let Some(wanted) = fields.compression()? {
-        if compression.is_some_and(|chosen| chosen != wanted) {
-            return Err(wrong("all outputs of a build are compressed alike for now"));
-        }
-        *compression = Some(wanted);
+/// `--timestamp`, else SOURCE_DATE_EPOCH, as an argument or in the environment; `None` where nobody says anything.
+pub(crate) fn times(build: &Build) -> Result<Option<Times>, Problem> {
+    let seconds = |flag: &str, text: &str| match text.parse() {
+        Ok(seconds) => Ok(Some(Times::At(seconds))),
+        Err(_) => Err(wrong(flag, text, "expected seconds since 1970")),
+    };
+    match build.timestamp.as_deref() {
+        Some("preserve") => return Ok(Some(Times::Preserve)),
+        Some(text) => return seconds("--timestamp", text),
+        None => {}
     }
+    let args = crate::inputs::build_args(&build.dockerfile.build_arg);
+    match args.iter().rfind(|(name, _)| name == "SOURCE_DATE_EPOCH") {
+        Some((_, text)) if !text.is_empty() => seconds("SOURCE_DATE_EPOCH", text),
+        _ => Ok(None),
+    }
+}
+
+fn parse_one(spec: &str, tags: &[Reference]) -> Result<Planned, Problem> {
+    let fields = Fields::parse(spec)?;
+    let encoding = Encoding {
+        compression: fields.compression()?.unwrap_or_default(),
+        force_compression: fields.flag("force-compression")?,
+        ..Encoding::default()
+    };
+    Ok(Planned { output: parse_output(spec, &fields, tags)?, encoding })
+}
+
+fn parse_output(spec: &str, fields: &Fields<'_>, tags: &[Reference]) -> Result<Output, Problem> {
+    let wrong = |why: &str| wrong("--output", spec, why);
     let destination = || match fields.get("dest") {
         None | Some("-") => Destination::Stdout,
         Some(path) => Destination::File(path.into()),
@@ -103,10 +133,13 @@ fn parse_one(
             Destination::Stdout => Err(wrong("tar=false needs dest=FOLDER")),
         },
         "docker" => Ok(Output::DockerArchive(destination())),
-        kind @ ("local" | "tar") => {
-            Err(wrong(&format!("type={kind} is not supported yet; expected image, registry, oci or docker")))
-        }
-        _ => Err(wrong("expected type=image, registry, oci or docker")),
+        "local" => match fields.get("dest") {
+            None | Some("" | "-") => Err(wrong("type=local needs dest=FOLDER")),
+            Some(folder) => Ok(Output::Folder(folder.into())),
+        },
+        "tar" => Ok(Output::Files(destination())),
+        "cacheonly" => Ok(Output::Nothing),
+        _ => Err(wrong("expected type=image, registry, oci, docker, local, tar or cacheonly")),
     }
 }
 
@@ -116,7 +149,8 @@ struct Fields<'a> {
     fields: Vec<(String, String)>,
 }
 
-const KNOWN: &[&str] = &["type", "dest", "name", "push", "tar", "compression", "compression-level"];
+const KNOWN: &[&str] =
+    &["type", "dest", "name", "push", "tar", "compression", "compression-level", "force-compression"];
 
 impl<'a> Fields<'a> {
     /// Fields are separated by commas; one in double quotes may hold commas itself.
@@ -221,10 +255,15 @@ fn umask() -> u32 {
 
 /// Whether a file may be written where `path` says, found out before the build rather than after it.
 pub(crate) fn check_writable(output: &Output) -> io::Result<()> {
-    let (Output::OciArchive(Destination::File(path)) | Output::DockerArchive(Destination::File(path))) =
-        output
-    else {
-        return Ok(());
+    let path = match output {
+        Output::OciArchive(Destination::File(path))
+        | Output::DockerArchive(Destination::File(path))
+        | Output::Files(Destination::File(path)) => path,
+        Output::Folder(folder) => {
+            std::fs::create_dir_all(folder)?;
+            return tempfile::tempfile_in(folder).map(|_: File| ());
+        }
+        _ => return Ok(()),
     };
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     tempfile::tempfile_in(folder).map(|_: File| ())
@@ -235,7 +274,7 @@ mod tests {
     use super::*;
 
     fn check(spec: &str, expected: Option<Output>) {
-        assert_eq!(parse_one(spec, &[], &mut None).ok(), expected, "{spec}");
+        assert_eq!(parse_one(spec, &[]).ok().map(|planned| planned.output), expected, "{spec}");
     }
 
     #[test]
@@ -254,6 +293,12 @@ mod tests {
         check("type=image,name=a,push=true", Some(Output::Image { names: vec![name("a")], push: true }));
         check("type=registry,name=h.io/a", Some(Output::Image { names: vec![name("h.io/a")], push: true }));
         check("type=registry", None);
+        check("dir", Some(Output::Folder("dir".into())));
+        check("type=local,dest=dir", Some(Output::Folder("dir".into())));
+        check("type=local", None);
+        check("-", Some(Output::Files(Destination::Stdout)));
+        check("type=tar,dest=f", Some(Output::Files(Destination::File("f".into()))));
+        check("type=cacheonly", Some(Output::Nothing));
         check("type=image,nmae=a", None);
         check("type=unknown", None);
         check("type=oci,compression=lz4", None);

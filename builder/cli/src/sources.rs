@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lithify_cache::Store;
-use lithify_engine::{FileSource, ImageLayers, SourceError, Sources};
+use lithify_engine::{FileSource, ImageLayers, SourceError, Sources, TemporaryFolder};
 use lithify_files::ignore::Ignore;
 use lithify_frontend::{ImageRequest, ResolvedImage};
 use lithify_graph::{Context, Git, Http};
@@ -100,9 +100,9 @@ impl<'a> Provider<'a> {
             }
             Some((_, Some(Source::Scratch))) => return Ok(self.scratch(&request.platform)),
             Some((_, Some(Source::Layout { path, tag, digest }))) => {
-                self.from_layout(path, tag.as_deref(), *digest, &request.platform)?
+                self.image_in_layout(path, tag.as_deref(), *digest, &request.platform)?
             }
-            Some((_, Some(Source::Image(reference)))) => self.from_name(reference, &request.platform)?,
+            Some((_, Some(Source::Image(reference)))) => self.named_image(reference, &request.platform)?,
             Some((name, Some(_))) => {
                 return Err(Problem::new(
                     exit::USAGE,
@@ -113,7 +113,7 @@ impl<'a> Provider<'a> {
                 let reference = Reference::from_str(&request.name).map_err(|error| {
                     Problem::new(exit::USAGE, format_args!("FROM {}: {error}", request.name))
                 })?;
-                self.from_name(&reference, &request.platform)?
+                self.named_image(&reference, &request.platform)?
             }
         };
         let config = self.read_config(&image)?;
@@ -144,7 +144,7 @@ impl<'a> Provider<'a> {
         ResolvedImage { manifest, config }
     }
 
-    fn from_layout(
+    fn image_in_layout(
         &self,
         path: &Path,
         tag: Option<&str>,
@@ -166,9 +166,9 @@ impl<'a> Provider<'a> {
         Ok((image, Origin::Layout(Arc::new(layout))))
     }
 
-    fn from_name(&self, reference: &Reference, platform: &Platform) -> Result<(Image, Origin), Problem> {
+    fn named_image(&self, reference: &Reference, platform: &Platform) -> Result<(Image, Origin), Problem> {
         if self.pull != Pull::Always
-            && let Some((image, origin)) = self.from_store(reference, platform)?
+            && let Some((image, origin)) = self.stored_image(reference, platform)?
         {
             return Ok((image, origin));
         }
@@ -188,7 +188,7 @@ impl<'a> Provider<'a> {
     }
 
     /// An image that was built here, or pulled before.
-    fn from_store(
+    fn stored_image(
         &self,
         reference: &Reference,
         platform: &Platform,
@@ -285,7 +285,7 @@ impl<'a> Provider<'a> {
             }
         };
         match source {
-            Source::Folder(path) => open_folder(path, read_ignore(&path.join(".dockerignore"))?),
+            Source::Folder(path) => open_folder(path, ignore_in(path)?),
             Source::Git(url) => self.checkout(url, true, false, None),
             Source::Url(url) => self.download(url, None, Some("context")),
             other => Err(failed(format!("{other:?} is no folder"))),
@@ -388,17 +388,20 @@ impl Sources for Provider<'_> {
         self.download(&http.url, http.checksum, None).map(Arc::new)
     }
 
-    fn git(&self, git: &Git) -> Result<Arc<FileSource>, SourceError> {
-        self.checkout(&git.url, false, git.keep_git_dir, git.checksum.as_deref()).map(Arc::new)
+    fn git_commit(&self, git: &Git) -> Result<Option<String>, SourceError> {
+        downloads::git_commit(&self.connected()?.runtime, &git.url, git.checksum.as_deref())
+    }
+
+    fn git(&self, git: &Git, commit: Option<&str>) -> Result<Arc<FileSource>, SourceError> {
+        let expected = commit.or(git.checksum.as_deref());
+        self.checkout(&git.url, false, git.keep_git_dir, expected).map(Arc::new)
     }
 }
 
 impl Network {
     fn new(config: &Config) -> Result<Self, Problem> {
         let runtime = runtime()?;
-        let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-        let docker = docker.or_else(|| Some(crate::config::home()?.join(".docker")));
-        let credentials = match docker.map(|folder| folder.join("config.json")).filter(|file| file.exists()) {
+        let credentials = match crate::config::docker_config() {
             None => Credentials::default(),
             Some(file) => Credentials::from_docker_config(&file).map_err(|error| {
                 Problem::caused(exit::USAGE, "cannot read docker's configuration", &error)
@@ -446,12 +449,21 @@ fn empty_folder() -> Result<FileSource, SourceError> {
 pub(crate) fn temporary_folder() -> Result<(FileSource, PathBuf), SourceError> {
     let failed =
         |error: std::io::Error| SourceError { message: format!("cannot make a temporary folder: {error}") };
-    let temporary = tempfile::Builder::new().prefix("lithify-").tempdir().map_err(failed)?;
+    let temporary = TemporaryFolder::create().map_err(failed)?;
     let path = temporary.path().to_owned();
     let mut source = open_folder(&path, Ignore::default())?;
     source.path = None;
     source.temporary = Some(temporary);
     Ok((source, path))
+}
+
+/// What docker and podman call ignore files; docker's leads where there are both.
+pub(crate) const IGNORE_FILES: [&str; 2] = [".dockerignore", ".containerignore"];
+
+/// The ignore file of a folder.
+pub(crate) fn ignore_in(folder: &Path) -> Result<Ignore, SourceError> {
+    let file = IGNORE_FILES.iter().map(|name| folder.join(name)).find(|file| file.exists());
+    file.map_or(Ok(Ignore::default()), |file| read_ignore(&file))
 }
 
 /// Reads an ignore file; none there ignores nothing.

@@ -173,11 +173,87 @@ fn tokens_for_everybody() {
     assert!(!asked.iter().any(|one| one.method == "GET" && one.path.contains("/blobs/")), "{asked:?}");
 }
 
+/// Mirrors are asked in order, before the registry itself; one that cannot be reached is passed over.
+#[test]
+fn mirrors_named_in_the_configuration() {
+    needs!(has("skopeo"));
+    let mirror = needs!(TokenRegistry::anonymous());
+    put_busybox_as(mirror.behind().address(), "library/busybox:1", None);
+    let env = Env::new(BINARY);
+    let config = env.fresh("lithify.toml");
+    // Port 1 of the loopback interface is as good as never in use.
+    let mirrors = format!(r#"["http://127.0.0.1:1", "http://{}"]"#, mirror.address());
+    env.write(&config, &format!("[registry.\"docker.io\"]\nmirrors = {mirrors}\n"));
+    let context = env.folder(&[("Dockerfile", "FROM busybox:1\nRUN echo hi > /hi\n")]);
+    let image = env.build(&["--config", &config.display().to_string()], &context);
+    assert_eq!(image.file("/hi").expect("image").as_deref(), Some("hi\n".as_bytes()));
+    let asked = mirror.take_requests();
+    assert!(asked.iter().any(|one| one.path.contains("/library/busybox/manifests/1")), "{asked:?}");
+}
+
+/// What no step reads is not fetched, and a push mounts it from the base's repository.
+#[test]
+fn base_layers_stay_where_they_are() {
+    needs!(has("skopeo"));
+    let registry = needs!(TokenRegistry::anonymous());
+    put_busybox(registry.behind().address(), None);
+    let base = registry.reference("busybox:1");
+    let layer = Image::from_layout(&in_repository("testdata/conformance/base/busybox"))
+        .expect("the base image")
+        .layers[0]
+        .digest
+        .clone();
+    let fetches = |asked: &[Request]| {
+        asked.iter().any(|one| one.method == "GET" && one.path.contains(&layer) && one.refused.is_none())
+    };
+    let env = Env::new(BINARY);
+    let linked =
+        env.folder(&[("Dockerfile", &format!("FROM {base}\nCOPY --link a /\nENV A=1\n")), ("a", "1\n")]);
+    let linked = linked.display().to_string();
+    env.run(["build", "-t", "linked", &linked]).expect_ok();
+    let asked = registry.take_requests();
+    assert!(asked.iter().any(|one| one.path.contains("/manifests/1")), "{asked:?}");
+    assert!(!fetches(&asked), "COPY --link needs no layer of the base: {asked:?}");
+
+    let name = registry.reference("team/linked:1");
+    env.run(["build", "--push", "-t", &name, &linked]).expect_ok();
+    let asked = registry.take_requests();
+    assert!(!fetches(&asked), "a push fetched a layer that the registry has: {asked:?}");
+    let mounts = asked.iter().any(|one| one.path.contains("mount=") && one.path.contains("from=busybox"));
+    assert!(mounts, "the base's layer was not mounted: {asked:?}");
+    let pushed = env.fresh("pushed");
+    skopeo(&[
+        "copy",
+        "--src-tls-verify=false",
+        &format!("docker://{}/team/linked:1", registry.behind().address()),
+        &format!("oci:{}:x", pushed.display()),
+    ]);
+    let pushed = Image::from_layout(&pushed).expect("a readable layout");
+    pushed.validate().expect("a sound image");
+    assert_eq!(pushed.layers.len(), 2);
+    assert_eq!(pushed.layers[0].digest, layer);
+
+    // With the steps cached, not even a RUN reads the base.
+    let context = env.folder(&[("Dockerfile", &format!("FROM {base}\nRUN echo hi > /hi\n"))]);
+    let context = context.display().to_string();
+    env.run(["build", "-t", "ran", &context]).expect_ok();
+    assert!(fetches(&registry.take_requests()), "RUN saw no base");
+    let blob = env.store().join("blobs").join(layer.replace(':', "/"));
+    std::fs::remove_file(&blob).expect("the base's layer in the store");
+    env.run(["build", "-t", "ran", "--pull=always", &context]).expect_ok().expect_says("cached");
+    let asked = registry.take_requests();
+    assert!(!fetches(&asked), "a cached build fetched a layer: {asked:?}");
+}
+
 /// Puts the busybox image at `busybox:1`; says its digest.
 fn put_busybox(registry: &str, login: Option<Login>) -> String {
+    put_busybox_as(registry, "busybox:1", login)
+}
+
+fn put_busybox_as(registry: &str, name: &str, login: Option<Login>) -> String {
     let source = format!("oci:{}:latest", in_repository("testdata/conformance/base/busybox").display());
     let login = login.map(|login| format!("--dest-creds={}:{}", login.name, login.password));
-    let target = format!("docker://{registry}/busybox:1");
+    let target = format!("docker://{registry}/{name}");
     let mut args = vec!["copy", "--quiet", "--dest-tls-verify=false"];
     args.extend(login.as_deref());
     args.extend([source.as_str(), target.as_str()]);

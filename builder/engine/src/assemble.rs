@@ -2,12 +2,14 @@
 
 use lithify_cache::Store;
 use lithify_graph::{HistoryItem, Target};
+use lithify_oci::layer::Times;
 use lithify_oci::manifest::canonical_json;
 use lithify_oci::{Blobs, Descriptor, Digest, History, ImageConfig, Manifest, RootFs, media_type};
 
 use crate::build::Running;
 use crate::chain::TreeLayers;
-use crate::error::{Error, Failure};
+use crate::encode::{self, Encoding};
+use crate::error::Error;
 
 /// An image that was built. Its configuration and manifest are in the store.
 #[derive(Clone, Debug)]
@@ -20,6 +22,7 @@ pub struct Built {
     pub config: Descriptor,
     /// The layers, the lowest first.
     pub layers: Vec<BuiltLayer>,
+    target: Target,
 }
 
 /// A layer of a built image.
@@ -31,29 +34,59 @@ pub struct BuiltLayer {
     pub blob: Descriptor,
     /// The base image that it came from; its blob need not be in the store.
     pub base: Option<lithify_graph::Image>,
+    /// The layer as the step made it, with no other times.
+    pub stored: Digest,
 }
 
-/// Every time in an image is this one, unless the user asks for another.
-const EPOCH: &str = "1970-01-01T00:00:00Z";
-
 pub(crate) fn assemble(running: &Running<'_>, tree: &TreeLayers) -> Result<Built, Error> {
-    let target = &running.request.graph.target;
-    let mut layers = vec![];
-    for diff_id in tree.diff_ids() {
-        let layer = match running.trees.base_layer(diff_id) {
-            Some((image, blob)) => BuiltLayer { diff_id: *diff_id, blob: oci_layer(blob), base: Some(image) },
-            None => {
-                let blob = running.trees.blob(diff_id).map_err(|failure| match failure {
-                    Failure::Store(error) => Error::Store(error),
-                    other => Error::Assemble(std::io::Error::other(other.to_string())),
-                })?;
-                BuiltLayer { diff_id: *diff_id, blob, base: None }
+    let store = running.request.store;
+    let layers = tree.diff_ids().iter().map(|diff_id| match running.trees.base_layer(diff_id) {
+        Some((image, blob)) => {
+            let (diff_id, stored) = (*diff_id, *diff_id);
+            Ok(BuiltLayer { diff_id, blob: oci_layer(blob), base: Some(image), stored })
+        }
+        None => own_layer(store, diff_id, &Encoding::default()),
+    });
+    put_together(
+        store,
+        &running.request.graph.target,
+        layers.collect::<Result<_, _>>()?,
+        &Encoding::default(),
+    )
+}
+
+impl Built {
+    /// The same image with its layers written otherwise. Blobs that were made for these options before are used again.
+    /// Layers of base images must be in the store where their compression is forced.
+    ///
+    /// # Errors
+    /// A store that cannot be read or written, and one that has lost a layer.
+    pub fn encoded(&self, store: &Store, encoding: &Encoding) -> Result<Built, Error> {
+        let layers = self.layers.iter().map(|layer| match &layer.base {
+            None => own_layer(store, &layer.stored, encoding),
+            Some(_) => {
+                let blob = encoding.base(store, &layer.diff_id, &layer.blob).map_err(Error::Assemble)?;
+                Ok(BuiltLayer { blob, ..layer.clone() })
             }
-        };
-        layers.push(layer);
+        });
+        put_together(store, &self.target, layers.collect::<Result<_, _>>()?, encoding)
     }
-    let config_bytes = canonical_json(&configuration(target, tree));
-    let config = store_json(running.request.store, media_type::CONFIG, &config_bytes)?;
+}
+
+fn own_layer(store: &Store, stored: &Digest, encoding: &Encoding) -> Result<BuiltLayer, Error> {
+    let (diff_id, blob) = encoding.own(store, stored).map_err(Error::Assemble)?;
+    Ok(BuiltLayer { diff_id, blob, base: None, stored: *stored })
+}
+
+fn put_together(
+    store: &Store,
+    target: &Target,
+    layers: Vec<BuiltLayer>,
+    encoding: &Encoding,
+) -> Result<Built, Error> {
+    let created = created(store, &layers, encoding.times).map_err(Error::Assemble)?;
+    let config_bytes = canonical_json(&configuration(target, &layers, &created));
+    let config = store_json(store, media_type::CONFIG, &config_bytes)?;
     let manifest_bytes = canonical_json(&Manifest {
         schema_version: 2,
         media_type: Some(media_type::MANIFEST.into()),
@@ -62,22 +95,38 @@ pub(crate) fn assemble(running: &Running<'_>, tree: &TreeLayers) -> Result<Built
         annotations: Default::default(),
         extra: Default::default(),
     });
-    let manifest = store_json(running.request.store, media_type::MANIFEST, &manifest_bytes)?;
-    Ok(Built { manifest, manifest_bytes, config, layers })
+    let manifest = store_json(store, media_type::MANIFEST, &manifest_bytes)?;
+    Ok(Built { manifest, manifest_bytes, config, layers, target: target.clone() })
 }
 
-fn configuration(target: &Target, tree: &TreeLayers) -> ImageConfig {
+/// When the image says that it was made. With real times it is when the newest of its own files was: running the build
+/// again from the cache makes the same image.
+fn created(store: &Store, layers: &[BuiltLayer], times: Times) -> std::io::Result<String> {
+    let seconds = match times {
+        Times::At(seconds) => seconds,
+        Times::Preserve | Times::Exact => {
+            let mut newest = None;
+            for layer in layers.iter().filter(|layer| layer.base.is_none()) {
+                newest = newest.max(encode::newest(store, &layer.stored)?);
+            }
+            newest.unwrap_or(0)
+        }
+    };
+    Ok(encode::rfc3339(seconds))
+}
+
+fn configuration(target: &Target, layers: &[BuiltLayer], created: &str) -> ImageConfig {
     ImageConfig {
-        created: Some(EPOCH.into()),
-        rootfs: RootFs { diff_ids: tree.diff_ids().to_vec(), ..RootFs::default() },
-        history: target.history.iter().map(history).collect(),
+        created: Some(created.into()),
+        rootfs: RootFs { diff_ids: layers.iter().map(|layer| layer.diff_id).collect(), ..RootFs::default() },
+        history: target.history.iter().map(|item| history(item, created)).collect(),
         ..target.config.clone()
     }
 }
 
 /// Elements of the base image keep their own times.
-fn history(item: &HistoryItem) -> History {
-    let created = item.history.created.clone().or_else(|| Some(EPOCH.into()));
+fn history(item: &HistoryItem, created: &str) -> History {
+    let created = item.history.created.clone().or_else(|| Some(created.into()));
     History { created, ..item.history.clone() }
 }
 

@@ -84,7 +84,8 @@ impl<'a> Running<'a> {
             None => Ok(()),
             Some(_) if self.request.cancel.is_cancelled() => Err(Error::Cancelled),
             Some((step, failure)) => {
-                Err(Error::Step { step, title: self.request.graph.step(step).title.clone(), failure })
+                let title = self.request.graph.step(step).title.clone();
+                Err(Error::Step { step, title, failure: Box::new(failure) })
             }
         }
     }
@@ -151,7 +152,7 @@ impl<'a> Running<'a> {
             Tree::Scratch => TreeLayers::default(),
             Tree::Of(step) => match self.outcome(step) {
                 Outcome::Tree(layers) => layers,
-                Outcome::Files(_) => TreeLayers::default(),
+                Outcome::Files(_) | Outcome::Commit(_) => TreeLayers::default(),
             },
         }
     }

@@ -14,7 +14,7 @@ pub enum Error {
         title: String,
         /// Why.
         #[source]
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// The store cannot be used.
     #[error("cannot use the store")]

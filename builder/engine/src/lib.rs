@@ -8,6 +8,7 @@
 mod assemble;
 mod build;
 mod chain;
+mod encode;
 mod error;
 mod event;
 mod operations;
@@ -19,8 +20,9 @@ mod trees;
 pub use assemble::{Built, BuiltLayer};
 pub use build::{Request, build};
 pub use chain::TreeLayers;
+pub use encode::Encoding;
 pub use error::{Ending, Error, Failure, ProcessFailure};
 pub use event::{Event, Observer, Origin, Stream};
-pub use resources::{Cancel, FileSource, ImageLayers, SourceError, Sources};
+pub use resources::{Cancel, FileSource, ImageLayers, SourceError, Sources, TemporaryFolder};
 pub use settings::{NoCache, Secret, Settings};
 pub use trees::probe_snapshotter;

@@ -1,9 +1,9 @@
 //! What a build takes from outside, and how it is stopped.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lithify_files::ignore::Ignore;
 use lithify_graph::{Context, Git, Http, Image};
@@ -35,11 +35,18 @@ pub trait Sources: Sync {
     /// A server that does not have it.
     fn http(&self, http: &Http) -> Result<Arc<FileSource>, SourceError>;
 
-    /// A checkout of a git repository.
+    /// The commit that a git reference stands for now, in full, found without fetching anything of the repository; `None`
+    /// where only a checkout can tell.
     ///
     /// # Errors
     /// A repository or reference that cannot be had.
-    fn git(&self, git: &Git) -> Result<Arc<FileSource>, SourceError>;
+    fn git_commit(&self, git: &Git) -> Result<Option<String>, SourceError>;
+
+    /// A checkout of a git repository, at `commit` where it is known.
+    ///
+    /// # Errors
+    /// A repository or reference that cannot be had, and one that is another commit by now.
+    fn git(&self, git: &Git, commit: Option<&str>) -> Result<Arc<FileSource>, SourceError>;
 }
 
 /// Why something cannot be had; the cause says the rest.
@@ -67,7 +74,61 @@ pub struct FileSource {
     /// What of it is not to be seen.
     pub ignore: Option<Ignore>,
     /// Keeps a temporary folder alive as long as it is needed.
-    pub temporary: Option<tempfile::TempDir>,
+    pub temporary: Option<TemporaryFolder>,
+}
+
+/// The temporary folders of this process that are still there.
+static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(vec![]);
+
+/// A folder that is gone when this is dropped, whatever modes an archive gave to what is in it.
+#[derive(Debug)]
+pub struct TemporaryFolder(PathBuf);
+
+impl TemporaryFolder {
+    /// Makes one in the folder for temporary files, for its owner alone.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn create() -> std::io::Result<Self> {
+        let path = tempfile::Builder::new().prefix("lithify-").tempdir()?.keep();
+        TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        Ok(TemporaryFolder(path))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes those of the whole process, which is about to end without unwinding.
+    pub fn remove_all() {
+        for path in TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            remove(&path);
+        }
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        remove(&self.0);
+        TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.0);
+    }
+}
+
+/// Removes a tree of the caller's own. What cannot be removed stays: nobody is left to be told.
+fn remove(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if std::fs::remove_dir_all(folder).is_ok() {
+        return;
+    }
+    let mut folders = vec![folder.to_owned()];
+    while let Some(at) = folders.pop() {
+        let _ = std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o700));
+        let entries = std::fs::read_dir(&at).into_iter().flatten().flatten();
+        let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.extend(below.map(|entry| entry.path()));
+    }
+    let _ = std::fs::remove_dir_all(folder);
 }
 
 /// Stops a build, from another thread or a signal.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lithify_oci::layer::Compression;
 use lithify_worker::Snapshotter;
 
 /// docker's `--shm-size` where nobody says anything.
@@ -33,10 +32,10 @@ pub struct Settings {
     pub secrets: BTreeMap<String, Secret>,
     /// `--ssh`, by id: sockets of agents.
     pub ssh: BTreeMap<String, std::path::PathBuf>,
+    /// `--ca-certificates`: a bundle in PEM, which takes the place of the image's own. It enters no key.
+    pub ca_certificates: Option<Vec<u8>>,
     /// `--allow security.insecure`
     pub allow_insecure: bool,
-    /// How the image's own layers are compressed.
-    pub compression: Compression,
 }
 
 impl Default for Settings {
@@ -53,8 +52,8 @@ impl Default for Settings {
             step_timeout_seconds: None,
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
+            ca_certificates: None,
             allow_insecure: false,
-            compression: Compression::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use lithify_cache::Store;
 use lithify_graph::Image;
 use lithify_oci::{Descriptor, Digest};
+use lithify_sandbox::{Choice, Place, RungName};
 use lithify_worker::{Response, Worker};
 
 use crate::chain::TreeLayers;
@@ -74,9 +75,8 @@ impl<'a> Trees<'a> {
         if let Some(worker) = self.worker.get() {
             return Ok(worker.clone());
         }
-        let place = lithify_sandbox::choose(self.settings.sandbox).map_err(Failure::Unavailable)?;
-        let trees = tree_folder(&self.store.trees_root(), &place)?;
-        let worker = Arc::new(Worker::start(&place, trees, self.settings.snapshotter)?);
+        let (place, worker) = self.start_worker()?;
+        let worker = Arc::new(worker);
         *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = place.warning();
         let doomed = Arc::downgrade(&worker);
         self.cancel.on_cancel(Box::new(move || {
@@ -85,6 +85,29 @@ impl<'a> Trees<'a> {
             }
         }));
         Ok(self.worker.get_or_init(|| worker).clone())
+    }
+
+    /// Starts the worker in the strongest sandbox that may be used.
+    fn start_worker(&self) -> Result<(Place, Worker), Failure> {
+        let start = |place: &Place| {
+            let trees = tree_folder(&self.store.trees_root(), place)?;
+            Ok::<_, Failure>(Worker::start(place, trees, self.settings.snapshotter)?)
+        };
+        // The likeliest one is not tried before: where it does not work, starting says so, and then the others are tried.
+        if matches!(self.settings.sandbox, Choice::Auto | Choice::Only(RungName::Range))
+            && let Ok(map) = lithify_sandbox::id_map()
+        {
+            let place = Place::Range(map);
+            match start(&place) {
+                Err(Failure::Worker(lithify_worker::Error::Start(lithify_sandbox::Error::Unavailable(
+                    _,
+                )))) => {}
+                other => return Ok((place, other?)),
+            }
+        }
+        let place = lithify_sandbox::choose(self.settings.sandbox).map_err(Failure::Unavailable)?;
+        let worker = start(&place)?;
+        Ok((place, worker))
     }
 
     /// What of the worker's sandbox the user should know before something runs in it: said once.
@@ -163,7 +186,7 @@ impl<'a> Trees<'a> {
 }
 
 /// The folder for the trees of one place; its root owns it. Trees are kept apart because what their files' owners mean is.
-fn tree_folder(trees: &std::path::Path, place: &lithify_sandbox::Place) -> Result<OwnedFd, Failure> {
+fn tree_folder(trees: &std::path::Path, place: &Place) -> Result<OwnedFd, Failure> {
     use rustix::fs::{Gid, Mode, OFlags, Uid};
     let failed =
         |source: std::io::Error| Failure::Io { doing: "cannot make the folder for file trees", source };
@@ -188,7 +211,7 @@ fn tree_folder(trees: &std::path::Path, place: &lithify_sandbox::Place) -> Resul
 /// What stands against it.
 pub fn probe_snapshotter(
     trees: &std::path::Path,
-    place: &lithify_sandbox::Place,
+    place: &Place,
     snapshotter: lithify_worker::Snapshotter,
 ) -> Result<(), Failure> {
     Worker::start(place, tree_folder(trees, place)?, Some(snapshotter))?;

@@ -12,6 +12,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use lithify_oci::entry::NoContent;
 use lithify_oci::layer::{Limits, read_archive};
 use lithify_oci::{Content, Entry, EntryKind, EntrySink, TreePath};
 
@@ -19,6 +20,7 @@ use rustix::fs::FileType;
 
 use crate::Error;
 use crate::facts::CAPABILITY;
+use crate::plant::{Planted, Planter};
 use crate::select::{Match, open_content};
 
 /// An archive whose headers have been read. What it holds is what unpacking it into an empty folder would leave there:
@@ -147,6 +149,28 @@ impl Archive {
     /// The number of the first name of a hard link.
     pub(crate) fn link_of(&self, item: usize) -> Option<usize> {
         self.items[item].link_of.map(|first| first as usize)
+    }
+
+    /// Writes everything below `root`, as files of the caller, and gives the device nodes that were left out.
+    ///
+    /// # Errors
+    /// As [`Planter::plant`].
+    pub fn unpack(&self, root: BorrowedFd<'_>) -> io::Result<Vec<TreePath>> {
+        let mut planter = Planter::new(root)?;
+        let mut left_out = vec![];
+        for at in 0..self.len() {
+            let entry = self.entry(at);
+            let planted = match entry.kind {
+                EntryKind::File { .. } => planter.plant(entry, &mut self.content(at)?),
+                _ => planter.plant(entry, &mut NoContent),
+            };
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", entry.path));
+            if planted.map_err(named)? == Planted::LeftOut {
+                left_out.push(entry.path.clone());
+            }
+        }
+        planter.finish()?;
+        Ok(left_out)
     }
 
     /// The content of an entry.

@@ -13,10 +13,12 @@ pub mod dest;
 mod error;
 mod facts;
 mod filter;
+pub mod flatten;
 pub mod glob;
 pub mod ignore;
 pub mod owner;
 pub mod place;
+pub mod plant;
 mod resolve;
 pub mod select;
 #[cfg(test)]

@@ -359,8 +359,6 @@ pub struct Copy {
     pub parents: bool,
     /// `--exclude`, in order.
     pub exclude: Vec<String>,
-    /// Whether archives are unpacked.
-    pub unpack: Unpack,
 }
 
 /// One source of a COPY or ADD.
@@ -372,6 +370,8 @@ pub enum CopySource {
         from: Tree,
         /// A path or a pattern, as it was written (after expansion).
         pattern: String,
+        /// Whether archives among them are unpacked.
+        unpack: Unpack,
     },
     /// A heredoc.
     Inline(InlineFile),

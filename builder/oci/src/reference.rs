@@ -162,8 +162,7 @@ fn is_host(host: &str) -> bool {
 fn is_path_component(component: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = component.as_bytes();
-    let edges = bytes.first().is_some_and(|byte| alphanumeric(byte))
-        && bytes.last().is_some_and(|byte| alphanumeric(byte));
+    let edges = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
     let separators =
         component.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).filter(|s| !s.is_empty());
     edges

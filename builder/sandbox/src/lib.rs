@@ -34,7 +34,7 @@ pub use idmap::{IdMap, IdRange};
 pub use init::{INIT_ARGUMENT, init_main};
 pub use nodes::NODE_ATTRIBUTE;
 pub use place::{Choice, Place, RungName};
-pub use probe::{Ladder, Probe, Rung, choose, ladder, probe, probe_range};
+pub use probe::{Ladder, Probe, Rung, choose, id_map, ladder, probe, probe_range};
 pub use process::{MountSource, MountSpec, Network, Outcome, Process, Sandbox, Security, Status, Stdio};
 pub use range::Range;
 pub use worker::{WorkerProcess, arrive, spawn_worker};

@@ -153,9 +153,7 @@ fn probe_chroot() -> Result<(), Unavailable> {
 /// # Errors
 /// What failed, and what would help.
 pub fn probe_range() -> Result<IdMap, Unavailable> {
-    let map = IdMap::of_this_user().map_err(|error| {
-        unavailable("finding ids for the user namespace", error.to_string(), no_ids_remedies())
-    })?;
+    let map = id_map()?;
     let tried = "running a process in the user namespace";
     let mut child = worker::hold_and_release(&map, None)?;
     match child.wait() {
@@ -163,6 +161,17 @@ pub fn probe_range() -> Result<IdMap, Unavailable> {
         Ok(exit) => Err(unavailable(tried, format!("it ended with {exit:?}"), vec![])),
         Err(error) => Err(unavailable(tried, error.to_string(), vec![])),
     }
+}
+
+/// The ids that this user's namespace would have; nothing is tried. [`spawn_worker`](crate::spawn_worker) then says the same as
+/// [`probe_range`] where they are refused, at the cost of one process less.
+///
+/// # Errors
+/// That there are none, and how to get some.
+pub fn id_map() -> Result<IdMap, Unavailable> {
+    IdMap::of_this_user().map_err(|error| {
+        unavailable("finding ids for the user namespace", error.to_string(), no_ids_remedies())
+    })
 }
 
 fn unavailable(tried: &str, failure: String, remedies: Vec<String>) -> Unavailable {

@@ -66,7 +66,10 @@ impl Store {
                 Err(Errno::EXIST) => continue,
                 other => other.map_err(|error| failed("make", &name)(error.into()))?,
             }
-            return self.hold(name);
+            // A sweep may have taken the folder for a dead process's before it was locked.
+            if let Some(temporary) = self.try_hold(name)? {
+                return Ok(temporary);
+            }
         }
     }
 
@@ -91,11 +94,23 @@ impl Store {
     }
 
     fn hold(&self, name: String) -> Result<Temporary, Error> {
-        let folder = open_folder(self.folder(), name.as_bytes()).map_err(failed("open", &name))?;
-        // Tells a sweep that somebody still works here.
-        rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared)
-            .map_err(|error| failed("lock", &name)(error.into()))?;
-        Ok(Temporary { store: self.clone(), name, folder })
+        let swept = || failed("lock", &name)(Errno::NOENT.into());
+        self.try_hold(name.clone())?.ok_or_else(swept)
+    }
+
+    /// Locks a folder, which tells a sweep that somebody works there; `None` where a sweep was faster.
+    fn try_hold(&self, name: String) -> Result<Option<Temporary>, Error> {
+        let folder = match open_folder(self.folder(), name.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed("open", &name))?,
+        };
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            other => other.map_err(|error| failed("lock", &name)(error.into()))?,
+        }
+        let links =
+            rustix::fs::fstat(&folder).map_err(|error| failed("look at", &name)(error.into()))?.st_nlink;
+        Ok((links > 0).then(|| Temporary { store: self.clone(), name, folder }))
     }
 
     pub(crate) fn remove(&self, chain: ChainId) -> Result<(), Error> {
@@ -141,7 +156,7 @@ impl Temporary {
         open_folder(self.folder(), name.as_bytes()).map_err(failed("open", name))
     }
 
-    /// Gives it its name as a tree. Where there is one already, that one stays and this one is removed.
+    /// Gives it its name as a tree. Where there is one already, that one stays and this one is removed, which nobody waits for.
     pub(crate) fn publish(mut self, chain: ChainId) -> Result<(), Error> {
         let folder = self.store.folder();
         let name = chain.digest().hex();
@@ -150,7 +165,10 @@ impl Temporary {
                 self.name.clear();
                 Ok(())
             }
-            Err(Errno::EXIST) => self.remove(),
+            Err(Errno::EXIST) => {
+                std::thread::spawn(move || drop(self));
+                Ok(())
+            }
             Err(error) => Err(failed("name", &name)(error.into())),
         }
     }

@@ -187,7 +187,7 @@ fn differences_name_layer_entry_and_field() {
         "entry a stands where the other has b",
     );
     check(&layer(member("a", b'0', "", b"")), &layer(vec![]), "entry /a: only in one");
-    check(&layer(vec![]), &[same.clone()], "layer 1: one tar, compressed in two ways");
+    check(&layer(vec![]), std::slice::from_ref(&same), "layer 1: one tar, compressed in two ways");
 }
 
 #[test]

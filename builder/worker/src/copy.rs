@@ -34,13 +34,16 @@ pub(crate) fn inspect(
     Ok((destination, owner))
 }
 
+/// Folders that links lead elsewhere, each with where to.
+type Links = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Those of `folders`, below the destination, that links lead elsewhere, and where to.
 pub(crate) fn links(
     context: &Context,
     chain: &Chain,
     destination: &Destination,
     folders: &[Vec<u8>],
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+) -> Result<Links, Failure> {
     if chain.is_empty() || folders.is_empty() {
         return Ok(vec![]);
     }

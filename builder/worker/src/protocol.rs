@@ -244,7 +244,7 @@ pub enum Response {
         links: Vec<(Vec<u8>, Vec<u8>)>,
     },
     /// To `Place`, `Copy` and `MakeDirectory`. A step that changes nothing makes an empty layer, as BuildKit does.
-    Made(MadeLayer),
+    Made(Box<MadeLayer>),
     /// To `Run`.
     Ran(RunResult),
 }
@@ -270,7 +270,7 @@ pub struct MadeLayer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum RunResult {
     /// Well.
-    Changed(MadeLayer),
+    Changed(Box<MadeLayer>),
     /// With another exit code than 0.
     Exited(i32),
     /// By a signal.

@@ -52,7 +52,7 @@ pub(crate) fn run(
         None => ChainId::first(made.diff_id),
     };
     workspace.commit(id)?;
-    Ok(RunResult::Changed(made))
+    Ok(RunResult::Changed(Box::new(made)))
 }
 
 /// Makes the pipes for the output, and hands the ends to read from to the main process.

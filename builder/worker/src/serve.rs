@@ -17,7 +17,7 @@ const CONTROL: i32 = 3;
 
 /// What all calls share.
 pub(crate) struct Context {
-    pub(crate) snapshots: Box<dyn Snapshots>,
+    pub(crate) snapshots: Arc<dyn Snapshots>,
     /// The folder that cache mounts are kept in.
     pub(crate) cache_mounts: OwnedFd,
     pub(crate) sandbox: Box<dyn Sandbox>,
@@ -94,7 +94,13 @@ fn answer(rung: RungName, context: &OnceLock<Context>, mut stream: UnixStream, f
 fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) -> Answer {
     if let Request::Hello { snapshotter } = request {
         let (made, chosen) = open(rung, snapshotter)?;
-        let _ = context.set(made);
+        if let Err(again) = context.set(made) {
+            drop(again);
+        } else if let Some(context) = context.get() {
+            // Killed workers leave folders behind. What cannot be removed now is left to the next worker.
+            let shared = context.snapshots.clone();
+            std::thread::spawn(move || shared.sweep());
+        }
         return Ok(Response::Ready(chosen));
     }
     let context =
@@ -115,11 +121,15 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
             Ok(Response::Inspected { destination, owner, links })
         }
         Request::Place { chain, conflicts, hard_links } => {
-            crate::layers::place(context, &chain, conflicts, &hard_links, call).map(Response::Made)
+            crate::layers::place(context, &chain, conflicts, &hard_links, call)
+                .map(|made| Response::Made(Box::new(made)))
         }
-        Request::Copy(request) => crate::copy::copy(context, &request, call).map(Response::Made),
+        Request::Copy(request) => {
+            crate::copy::copy(context, &request, call).map(|made| Response::Made(Box::new(made)))
+        }
         Request::MakeDirectory { chain, path, user } => {
-            crate::copy::make_directory(context, &chain, &path, &user, call).map(Response::Made)
+            crate::copy::make_directory(context, &chain, &path, &user, call)
+                .map(|made| Response::Made(Box::new(made)))
         }
         Request::Run(request) => crate::run::run(context, &request, call).map(Response::Ran),
     }
@@ -155,7 +165,7 @@ fn open(rung: RungName, wanted: Option<Snapshotter>) -> Result<(Context, Snapsho
 fn open_snapshots(
     trees: &OwnedFd,
     wanted: Option<Snapshotter>,
-) -> Result<(Box<dyn Snapshots>, Snapshotter), Failure> {
+) -> Result<(Arc<dyn Snapshots>, Snapshotter), Failure> {
     let overlay = || -> Result<Overlay, Failure> {
         let overlay = Overlay::open(trees.as_fd())?;
         overlay.probe()?;
@@ -163,11 +173,11 @@ fn open_snapshots(
     };
     let copy = || lithify_snapshot::Copy::open(trees.as_fd()).map_err(Failure::from);
     match wanted {
-        Some(Snapshotter::Overlay) => Ok((Box::new(overlay()?), Snapshotter::Overlay)),
-        Some(Snapshotter::Copy) => Ok((Box::new(copy()?), Snapshotter::Copy)),
+        Some(Snapshotter::Overlay) => Ok((Arc::new(overlay()?), Snapshotter::Overlay)),
+        Some(Snapshotter::Copy) => Ok((Arc::new(copy()?), Snapshotter::Copy)),
         None => match overlay() {
-            Ok(overlay) => Ok((Box::new(overlay), Snapshotter::Overlay)),
-            Err(_) => Ok((Box::new(copy()?), Snapshotter::Copy)),
+            Ok(overlay) => Ok((Arc::new(overlay), Snapshotter::Overlay)),
+            Err(_) => Ok((Arc::new(copy()?), Snapshotter::Copy)),
         },
     }
 }

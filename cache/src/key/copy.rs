@@ -18,7 +18,8 @@ pub fn copy_key(copy: &Copy, platform: &Platform, base: &Chain, sources: &[Sourc
     for source in &copy.sources {
         match source {
             CopySource::Inline(file) => inline_part(&mut encoder, file),
-            CopySource::Path { .. } => {
+            CopySource::Path { unpack, .. } => {
+                encoder.flag("--unpack", *unpack == Unpack::Archives);
                 let content = selected.next().expect("one content for each source");
                 encoder.part("content", content.digest().digest().as_bytes());
                 encoder.details(content.details().iter().cloned());
@@ -42,7 +43,8 @@ pub fn copy_definition_key(copy: &Copy, platform: &Platform, base: &Chain, sourc
     for source in &copy.sources {
         match source {
             CopySource::Inline(file) => inline_part(&mut encoder, file),
-            CopySource::Path { from: _, pattern } => {
+            CopySource::Path { from: _, pattern, unpack } => {
+                encoder.flag("--unpack", *unpack == Unpack::Archives);
                 encoder.text("source", pattern);
                 encoder.chain("source layer", chains.next().expect("one chain for each source"));
             }
@@ -56,8 +58,7 @@ pub fn copy_definition_key(copy: &Copy, platform: &Platform, base: &Chain, sourc
 }
 
 fn common_parts(encoder: &mut Encoder, copy: &Copy, platform: &Platform, base: &Chain) {
-    let Copy { base: _, sources: _, dest, dest_is_directory, owner, mode, link, parents, exclude: _, unpack } =
-        copy;
+    let Copy { base: _, sources: _, dest, dest_is_directory, owner, mode, link, parents, exclude: _ } = copy;
     encoder.text("system", &platform.os);
     // BuildKit copies onto the base after all where --chmod is given.
     if !link || mode.is_some() {
@@ -69,7 +70,6 @@ fn common_parts(encoder: &mut Encoder, copy: &Copy, platform: &Platform, base: &
     encoder.part("--chmod", &Fields::default().maybe(mode.as_deref()).done());
     encoder.flag("--link", *link);
     encoder.flag("--parents", *parents);
-    encoder.flag("--unpack", *unpack == Unpack::Archives);
 }
 
 fn inline_part(encoder: &mut Encoder, file: &InlineFile) {

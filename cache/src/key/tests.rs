@@ -287,7 +287,11 @@ fn copying() -> Copying {
     Copying {
         copy: Copy {
             base: Tree::Of(StepId(1)),
-            sources: vec![CopySource::Path { from: Tree::Of(StepId(0)), pattern: "src".into() }],
+            sources: vec![CopySource::Path {
+                from: Tree::Of(StepId(0)),
+                pattern: "src".into(),
+                unpack: Unpack::Never,
+            }],
             dest: "/app".into(),
             dest_is_directory: true,
             owner: None,
@@ -295,7 +299,6 @@ fn copying() -> Copying {
             link: false,
             parents: false,
             exclude: vec![],
-            unpack: Unpack::Never,
         },
         platform: amd64(),
         base: base(),
@@ -346,7 +349,7 @@ fn the_key_of_a_copy() {
             ("another --chmod", |c| c.copy.mode = Some("u+x".into())),
             ("--link", |c| c.copy.link = true),
             ("--parents", |c| c.copy.parents = true),
-            ("ADD", |c| c.copy.unpack = Unpack::Archives),
+            ("ADD", |c| c.copy.sources.iter_mut().for_each(unpack)),
             ("a base layer", |c| c.base.0[1] = Digest::of("other")),
             ("no base", |c| c.base = Chain::default()),
         ],
@@ -358,8 +361,11 @@ fn the_key_of_a_copy() {
             }),
             ("the mode of a link", |c| c.files[3].0.mode = 0o777),
             ("the pattern and the tree", |c| {
-                c.copy.sources =
-                    vec![CopySource::Path { from: Tree::Of(StepId(7)), pattern: "renamed/*".into() }]
+                c.copy.sources = vec![CopySource::Path {
+                    from: Tree::Of(StepId(7)),
+                    pattern: "renamed/*".into(),
+                    unpack: Unpack::Never,
+                }]
             }),
             ("what is excluded, where that selects the same", |c| c.copy.exclude = vec!["*.o".into()]),
             ("the architecture", |c| c.platform = Platform::new("linux", "arm64")),
@@ -420,7 +426,11 @@ fn what_flags_replace_does_not_count() {
 #[test]
 fn several_sources_and_heredocs() {
     let hashed = |name: &str, content: &str| hash(&[file(name, content)]);
-    let path = |pattern: &str| CopySource::Path { from: Tree::Scratch, pattern: pattern.into() };
+    let path = |pattern: &str| CopySource::Path {
+        from: Tree::Scratch,
+        pattern: pattern.into(),
+        unpack: Unpack::Never,
+    };
     let heredoc =
         |content: &str| CopySource::Inline(InlineFile { name: "EOF".into(), content: content.into() });
     let key = |sources: Vec<CopySource>, contents: &[SourceContent]| {
@@ -475,14 +485,19 @@ fn the_key_of_a_copy_by_definition() {
             ("the source's tree", |d| d.2 = d.2.with(Digest::of("three"))),
             ("the base", |d| d.1 = d.1.with(Digest::of("three"))),
             ("the pattern", |d| {
-                d.0.sources = vec![CopySource::Path { from: Tree::Scratch, pattern: "other".into() }]
+                d.0.sources = vec![CopySource::Path {
+                    from: Tree::Scratch,
+                    pattern: "other".into(),
+                    unpack: Unpack::Never,
+                }]
             }),
             ("--exclude", |d| d.0.exclude = vec!["*.o".into()]),
             ("the destination", |d| d.0.dest = "/srv".into()),
             ("--chown", |d| d.0.owner = Some("1".into())),
         ],
         &[("the number of the source's step", |d| {
-            d.0.sources = vec![CopySource::Path { from: Tree::Scratch, pattern: "src".into() }]
+            d.0.sources =
+                vec![CopySource::Path { from: Tree::Scratch, pattern: "src".into(), unpack: Unpack::Never }]
         })],
     );
     assert_ne!(key(&original).key, copying().key().key);
@@ -568,4 +583,10 @@ fn chains_have_the_ids_of_the_specification() {
 fn keys_stay_as_they_are() {
     let keys = [run().key().key, copying().key().key].map(|key| key.digest().hex()[..16].to_owned());
     assert_eq!((VERSION, keys.each_ref().map(String::as_str)), (1, ["c6eda4497c05dd59", "82ecc8229de4c79a"]));
+}
+
+fn unpack(source: &mut CopySource) {
+    if let CopySource::Path { unpack, .. } = source {
+        *unpack = Unpack::Archives;
+    }
 }

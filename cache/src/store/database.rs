@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::Error;
 
 /// The schema that this program writes, kept in `user_version`. A change appends a migration and raises it.
-pub(super) const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 2;
 
 /// How long a writer waits for another process. Transactions are short; whoever holds the lock longer is stuck.
 const BUSY: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ const BUSY: Duration = Duration::from_secs(30);
 const LOG_PAGES: u32 = 200;
 
 /// `MIGRATIONS[n]` takes schema n to n + 1.
-const MIGRATIONS: [&str; SCHEMA as usize] = [include_str!("schema-1.sql")];
+const MIGRATIONS: [&str; SCHEMA as usize] = [include_str!("schema-1.sql"), include_str!("schema-2.sql")];
 
 /// The connection of this process.
 pub(super) struct Database {

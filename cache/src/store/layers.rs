@@ -84,6 +84,29 @@ impl Store {
         })
     }
 
+    /// The layer that another one became with other times, where that was made before; see [`Store::remember_retimed`].
+    ///
+    /// # Errors
+    /// A failure to read the store.
+    pub fn retimed(&self, diff_id: &Digest, times: &str) -> Result<Option<Digest>, Error> {
+        self.access()?.read(|connection| {
+            let sql = "SELECT result FROM retimed WHERE diff_id = ?1 AND times = ?2";
+            let mut query = connection.prepare_cached(sql)?;
+            query.query_row((diff_id.as_bytes(), times), |row| digest_at(row, 0)).optional()
+        })
+    }
+
+    /// Remembers that a layer becomes `result` with other times. `times` names all that decides about them.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn remember_retimed(&self, diff_id: &Digest, times: &str, result: &Digest) -> Result<(), Error> {
+        self.access()?.write(|transaction| {
+            let sql = "INSERT OR REPLACE INTO retimed VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, (diff_id.as_bytes(), times, result.as_bytes())).map(drop)
+        })
+    }
+
     /// The layer that a blob is known to hold.
     ///
     /// # Errors

@@ -134,10 +134,17 @@ fn prune_records(
             old.push(*key);
         }
         gone += delete_records(access, &old)?;
-        let sql = "DELETE FROM resolutions WHERE resolved_at < ?1";
-        access.write(|transaction| transaction.execute(sql, [nanoseconds(limit)]))?;
+        let sql =
+            ["DELETE FROM resolutions WHERE resolved_at < ?1", "DELETE FROM downloads WHERE asked_at < ?1"];
+        access.write(|transaction| {
+            sql.iter().try_for_each(|sql| transaction.execute(sql, [nanoseconds(limit)]).map(drop))
+        })?;
     }
     if let Some(limit) = policy.keep_bytes {
+        // What can be had again without running anything goes first.
+        if bytes_of(files, &wanted(store, access, in_use)?) > limit {
+            access.write(|transaction| transaction.execute("DELETE FROM downloads", ()))?;
+        }
         let mut rest: Vec<Digest> = candidates.map(|(key, _)| *key).collect();
         rest.reverse();
         while bytes_of(files, &wanted(store, access, in_use)?) > limit && !rest.is_empty() {
@@ -173,6 +180,7 @@ fn wanted(store: &Store, access: &Guard<'_>, in_use: &HashSet<Digest>) -> Result
     }
     wanted.extend(access.read(|connection| {
         let sql = "SELECT catalogue FROM records WHERE catalogue IS NOT NULL
+             UNION SELECT digest FROM downloads
              UNION SELECT layer_blobs.digest FROM records JOIN layer_blobs ON diff_id = layer
              UNION SELECT catalogue FROM layers WHERE catalogue IS NOT NULL AND diff_id IN (SELECT layer FROM records)";
         let mut query = connection.prepare(sql)?;

@@ -55,7 +55,7 @@ impl<'a> Lowering<'a> {
                 self.check_ignored("Copy", source, instruction);
                 self.context(None)
             });
-            sources.push(CopySource::Path { from, pattern: source.clone() });
+            sources.push(CopySource::Path { from, pattern: source.clone(), unpack: Unpack::Never });
         }
         let text = history_text("COPY", copy.parents, &expanded);
         let mut op = operation(work, &copy.transfer, expanded, sources);
@@ -83,7 +83,8 @@ impl<'a> Lowering<'a> {
             let source = match kind {
                 Remote::Local => {
                     self.check_ignored("Add", source, instruction);
-                    Some(CopySource::Path { from: self.context(None), pattern: source.clone() })
+                    let unpack = unpacking(add.unpack.unwrap_or(true));
+                    Some(CopySource::Path { from: self.context(None), pattern: source.clone(), unpack })
                 }
                 Remote::Http => self.http(source, add, checksum.as_deref(), &work.state.platform, &place),
                 Remote::Git(query) => {
@@ -93,14 +94,8 @@ impl<'a> Lowering<'a> {
             let Some(source) = source else { return };
             sources.push(source);
         }
-        let has_files = remotes.contains(&Remote::Local);
         let text = history_text("ADD", false, &expanded);
-        let mut op = operation(work, &add.transfer, expanded, sources);
-        op.unpack = match add.unpack {
-            Some(true) => Unpack::Archives,
-            None if has_files => Unpack::Archives,
-            _ => Unpack::Never,
-        };
+        let op = operation(work, &add.transfer, expanded, sources);
         self.finish_copy(work, op, text, &place);
     }
 
@@ -117,13 +112,6 @@ impl<'a> Lowering<'a> {
             }
         }
         let span = add.transfer.dest.span;
-        let mixed = remotes.contains(&Remote::Local) && remotes.contains(&Remote::Http);
-        if mixed && add.unpack.is_none() {
-            let message = "ADD of files and URLs in one instruction: only the archives among the files would be unpacked";
-            self.problems
-                .push(Diagnostic::at(span, message).help("write one ADD for each, or give --unpack"));
-            return None;
-        }
         if !has_checksum {
             return Some(remotes);
         }
@@ -156,7 +144,7 @@ impl<'a> Lowering<'a> {
         let http = Http { url: url.to_owned(), checksum };
         let pattern = remote::literal_pattern(&http.file_name());
         let id = self.push(Op::Http(http), platform, place);
-        Some(CopySource::Path { from: Tree::Of(id), pattern })
+        Some(CopySource::Path { from: Tree::Of(id), pattern, unpack: unpacking(add.unpack.unwrap_or(false)) })
     }
 
     fn git(
@@ -185,7 +173,7 @@ impl<'a> Lowering<'a> {
             checksum: query.checksum.clone().or_else(|| checksum.map(str::to_owned)),
         };
         let id = self.push(Op::Git(git), platform, place);
-        Some(CopySource::Path { from: Tree::Of(id), pattern: "/".into() })
+        Some(CopySource::Path { from: Tree::Of(id), pattern: "/".into(), unpack: Unpack::Never })
     }
 
     fn transfer(
@@ -258,8 +246,11 @@ fn operation(
         mode: expanded.mode,
         parents: false,
         exclude: transfer.exclude.iter().map(|word| word.text.clone()).collect(),
-        unpack: Unpack::Never,
     }
+}
+
+fn unpacking(unpack: bool) -> Unpack {
+    if unpack { Unpack::Archives } else { Unpack::Never }
 }
 
 /// `COPY --chown=1 a b /dest`.

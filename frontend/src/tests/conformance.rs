@@ -62,6 +62,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/conformance/cases")
 }
 
+#[expect(clippy::disallowed_methods, reason = "the tests read the recorded cases")]
 fn cases() -> Vec<Case> {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -70,6 +71,7 @@ fn cases() -> Vec<Case> {
     paths.iter().map(|path| read_case(path)).collect()
 }
 
+#[expect(clippy::disallowed_methods, reason = "the tests read the recorded cases")]
 fn read_case(path: &Path) -> Case {
     let bytes = std::fs::read(path).unwrap();
     let mut case = Case {
@@ -142,6 +144,7 @@ fn options(case: &Case) -> Options {
     options
 }
 
+#[expect(clippy::disallowed_methods, reason = "the tests read the recorded results")]
 fn check(case: &Case) -> Result<(), String> {
     let source = Source::new("Dockerfile", case.dockerfile.clone());
     let planned = plan_on(&busybox(), &source, &options(case));

@@ -1,5 +1,7 @@
 //! No input makes the frontend panic, and none makes it slow.
 
+#![expect(clippy::disallowed_types, reason = "the tests measure how long parsing takes")]
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 

@@ -212,11 +212,12 @@ fn additions_from_elsewhere() {
     let (Op::Http(http), Op::Copy(copy)) = (&steps[0].op, &steps[1].op) else { panic!("{steps:?}") };
     assert_eq!(http.file_name(), "a b[1].tgz");
     assert!(matches!(&copy.sources[0], CopySource::Path { pattern, .. } if pattern == "a b\\[1\\].tgz"));
-    assert_eq!(copy.unpack, Unpack::Never);
     let unpack = |text: &str| copy_unpack(text);
-    assert_eq!(unpack("ADD a.tar /"), Unpack::Archives);
-    assert_eq!(unpack("ADD --unpack=false a.tar /"), Unpack::Never);
-    assert_eq!(unpack("ADD --unpack https://x/y.tar /"), Unpack::Archives);
+    assert_eq!(unpack("ADD a.tar /"), [Unpack::Archives]);
+    assert_eq!(unpack("ADD https://x/y.tar /"), [Unpack::Never]);
+    assert_eq!(unpack("ADD a.tar https://x/y.tar /d/"), [Unpack::Archives, Unpack::Never]);
+    assert_eq!(unpack("ADD --unpack=false a.tar /"), [Unpack::Never]);
+    assert_eq!(unpack("ADD --unpack https://x/y.tar /"), [Unpack::Archives]);
     let git = |source: &str| {
         let steps = graph(&format!("FROM scratch\nADD {source} /d\n")).steps;
         matches!(steps[0].op, Op::Git(_))
@@ -230,8 +231,13 @@ fn additions_from_elsewhere() {
     assert!(!git("https://github.com/a/b") && !git("github.com/a/b") && !git("./git@host:x"));
 }
 
-fn copy_unpack(text: &str) -> Unpack {
-    copy(&format!("FROM scratch\n{text}")).unpack
+fn copy_unpack(text: &str) -> Vec<Unpack> {
+    let copy = copy(&format!("FROM scratch\n{text}"));
+    let unpack = |source: &CopySource| match source {
+        CopySource::Path { unpack, .. } => *unpack,
+        CopySource::Inline(_) => Unpack::Never,
+    };
+    copy.sources.iter().map(unpack).collect()
 }
 
 #[test]

@@ -4,44 +4,46 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use lithify_cache::Store;
-use lithify_engine::{Built, Cancel, Error, Failure, Request};
+use lithify_engine::{Built, Cancel, Encoding, Error, Failure, Request};
 use lithify_frontend::{Diagnostics, Options, Plan, Source as Text};
 use lithify_graph::Graph;
+use lithify_oci::layer::Times;
 use lithify_oci::{Blobs, Reference};
 use lithify_transfer::{Contents, Image, archive};
 
-use super::dockerfile;
+use super::{dockerfile, files};
 use crate::args::{Build, Progress, Pull};
 use crate::config::Config;
 use crate::exit::{self, Problem};
-use crate::inputs;
-use crate::outputs::{self, Output, Outputs};
+use crate::outputs::{self, Output, Planned};
 use crate::render::{self, Renderer, say};
 use crate::signals;
 use crate::sources::{Provider, store_problem};
+use crate::{inputs, legacy};
 
 pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Result<(), Problem> {
+    legacy::check(&arguments.legacy)?;
     let tags = inputs::tags(&arguments.tag)?;
     let outputs = outputs::parse(arguments, &tags)?;
     let named = inputs::named_contexts(&arguments.dockerfile.build_context)?;
     let mut options = inputs::options(&arguments.dockerfile, &named)?;
     options.labels = inputs::labels(&arguments.label);
     options.network = inputs::network(arguments.network);
-    let mut settings = inputs::settings(arguments, config)?;
-    settings.compression = outputs.compression;
-    let read = dockerfile::read(&arguments.dockerfile)?;
-    for output in &outputs.outputs {
-        outputs::check_writable(output)
+    let settings = inputs::settings(arguments, config)?;
+    for planned in &outputs {
+        outputs::check_writable(&planned.output)
             .map_err(|error| Problem::caused(exit::OUTPUT, "an output cannot be written", &error))?;
     }
 
+    let cancel = Cancel::default();
+    let stopping = signals::cancel_on_signals(&cancel);
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
+    let read = dockerfile::read(&arguments.dockerfile, &store)?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
     let provider = Provider::new(&store, config, pull, read.context, named);
     let graph = plan(&read.text, &options, &provider)?;
 
-    let cancel = Cancel::default();
-    signals::cancel_on_signals(&cancel);
+    stopping.by_cancelling();
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
     let renderer = Renderer::new(progress, &graph);
     let request = Request {
@@ -56,7 +58,8 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     renderer.finish();
     let built = built.map_err(|error| build_problem(&read.text, &graph, error))?;
 
-    deliver(&outputs, &built, &provider, &store)?;
+    let times_are_asked_for = outputs::times(arguments)?.is_some();
+    let built = deliver(&outputs, &built, times_are_asked_for, &provider, &store)?;
     report(arguments, &tags, &outputs, &built)
 }
 
@@ -96,11 +99,9 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
             return Problem::new(exit::INTERRUPTED, "interrupted; finished steps are kept in the cache");
         }
         Error::Store(error) => return store_problem(error),
-        Error::Assemble(error) => {
-            return Problem::caused(exit::STORE, "cannot put the image together", &error);
-        }
+        error @ Error::Assemble(_) => return assemble_problem(error),
     };
-    let code = match &failure {
+    let code = match &*failure {
         Failure::Source(_) => exit::SOURCE,
         Failure::Unavailable(_) => exit::SANDBOX,
         Failure::Worker(error) => match error.kind() {
@@ -112,7 +113,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
         Failure::Process(_) | Failure::Files(_) | Failure::Input(_) => exit::STEP,
         Failure::Cancelled => exit::INTERRUPTED,
     };
-    let mut problem = Problem::caused(code, String::new(), &failure);
+    let mut problem = Problem::caused(code, String::new(), &*failure);
     let what = if problem.causes.is_empty() { failure.to_string() } else { problem.causes.remove(0) };
     let mut message = match graph.step(step).span {
         Some(span) => {
@@ -120,7 +121,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
         }
         None => format!("{title}: {what}"),
     };
-    if let Failure::Process(process) = &failure
+    if let Failure::Process(process) = &*failure
         && !process.tail.is_empty()
     {
         message = format!("{}\nlast lines of its output:", message.trim_end());
@@ -130,8 +131,48 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
     problem
 }
 
-/// Writes and pushes the result.
-fn deliver(outputs: &Outputs, built: &Built, provider: &Provider<'_>, store: &Store) -> Result<(), Problem> {
+fn assemble_problem(error: Error) -> Problem {
+    match error {
+        Error::Store(error) => store_problem(error),
+        error => Problem::caused(exit::STORE, "cannot write the image to the store", &error),
+    }
+}
+
+/// Writes and pushes the result. Gives the image in the encoding of the first output.
+fn deliver(
+    outputs: &[Planned],
+    built: &Built,
+    times_are_asked_for: bool,
+    provider: &Provider<'_>,
+    store: &Store,
+) -> Result<Built, Problem> {
+    let mut encoded: Vec<(Encoding, Built)> = vec![];
+    for Planned { output, encoding } in outputs {
+        let built = match encoded.iter().find(|(known, _)| known == encoding) {
+            Some((_, known)) => known.clone(),
+            None => {
+                if encoding.force_compression {
+                    fetch_bases(built, provider, store)?;
+                }
+                let one = built.encoded(store, encoding).map_err(assemble_problem)?;
+                encoded.push((*encoding, one.clone()));
+                one
+            }
+        };
+        let times = times_are_asked_for.then_some(encoding.times);
+        deliver_one(output, outputs, &built, times, provider, store)?;
+    }
+    Ok(encoded.into_iter().next().map_or_else(|| built.clone(), |(_, first)| first))
+}
+
+fn deliver_one(
+    output: &Output,
+    outputs: &[Planned],
+    built: &Built,
+    times: Option<Times>,
+    provider: &Provider<'_>,
+    store: &Store,
+) -> Result<(), Problem> {
     let image = Image {
         manifest: built.manifest.clone(),
         manifest_bytes: built.manifest_bytes.clone(),
@@ -139,54 +180,61 @@ fn deliver(outputs: &Outputs, built: &Built, provider: &Provider<'_>, store: &St
         layers: built.layers.iter().map(|layer| layer.blob.clone()).collect(),
         index: None,
     };
-    for output in &outputs.outputs {
-        let names = match output {
-            Output::Image { names, .. } => names.clone(),
-            _ => named_in(outputs),
-        };
-        match output {
-            Output::Image { names, push } => {
-                for name in names {
-                    store.tag_image(name, &built.manifest).map_err(store_problem)?;
-                    if *push {
-                        push_one(name, &image, built, provider, store)?;
-                    }
+    let failed = |what: &str, error: &dyn std::error::Error| {
+        Problem::caused(exit::OUTPUT, format_args!("cannot write {what}"), error)
+    };
+    match output {
+        Output::Image { names, push } => {
+            for name in names {
+                store.tag_image(name, &built.manifest).map_err(store_problem)?;
+                if *push {
+                    push_one(name, &image, built, provider, store)?;
                 }
             }
-            Output::OciArchive(destination) => {
-                fetch_bases(built, provider, store)?;
-                let written = outputs::write_to(destination, |writer| {
-                    archive::write_oci(Contents::Image(&image), &names, store, writer, &())
-                        .map_err(std::io::Error::other)
-                });
-                written
-                    .map_err(|error| Problem::caused(exit::OUTPUT, "cannot write the OCI archive", &error))?;
-            }
-            Output::OciFolder(folder) => {
-                fetch_bases(built, provider, store)?;
-                archive::write_folder(Contents::Image(&image), &names, store, folder, &())
-                    .map_err(|error| Problem::caused(exit::OUTPUT, "cannot write the OCI layout", &error))?;
-            }
-            Output::DockerArchive(destination) => {
-                fetch_bases(built, provider, store)?;
-                let plain = archive::uncompress(&image, store).map_err(|error| {
-                    Problem::caused(exit::OUTPUT, "cannot write the docker archive", &error)
-                })?;
-                let written = outputs::write_to(destination, |writer| {
-                    archive::write_docker(&plain, &names, store, writer, &()).map_err(std::io::Error::other)
-                });
-                written.map_err(|error| {
-                    Problem::caused(exit::OUTPUT, "cannot write the docker archive", &error)
-                })?;
-            }
         }
+        Output::OciArchive(destination) => {
+            fetch_bases(built, provider, store)?;
+            let names = named_in(outputs);
+            let written = outputs::write_to(destination, |writer| {
+                archive::write_oci(Contents::Image(&image), &names, store, writer, &())
+                    .map_err(std::io::Error::other)
+            });
+            written.map_err(|error| failed("the OCI archive", &error))?;
+        }
+        Output::OciFolder(folder) => {
+            fetch_bases(built, provider, store)?;
+            archive::write_folder(Contents::Image(&image), &named_in(outputs), store, folder, &())
+                .map_err(|error| failed("the OCI layout", &error))?;
+        }
+        Output::DockerArchive(destination) => {
+            fetch_bases(built, provider, store)?;
+            let names = named_in(outputs);
+            let plain =
+                archive::uncompress(&image, store).map_err(|error| failed("the docker archive", &error))?;
+            let written = outputs::write_to(destination, |writer| {
+                archive::write_docker(&plain, &names, store, writer, &()).map_err(std::io::Error::other)
+            });
+            written.map_err(|error| failed("the docker archive", &error))?;
+        }
+        Output::Folder(folder) => {
+            fetch_bases(built, provider, store)?;
+            files::write_folder(built, store, folder, times)
+                .map_err(|error| failed(&format!("the files to {}", folder.display()), &error))?;
+        }
+        Output::Files(destination) => {
+            fetch_bases(built, provider, store)?;
+            let written =
+                outputs::write_to(destination, |writer| files::write_archive(built, store, writer, times));
+            written.map_err(|error| failed("the archive of files", &error))?;
+        }
+        Output::Nothing => {}
     }
     Ok(())
 }
 
 /// The names that an archive says its image has: those of the image outputs.
-fn named_in(outputs: &Outputs) -> Vec<Reference> {
-    let names = outputs.outputs.iter().filter_map(|output| match output {
+fn named_in(outputs: &[Planned]) -> Vec<Reference> {
+    let names = outputs.iter().filter_map(|planned| match &planned.output {
         Output::Image { names, .. } => Some(names.clone()),
         _ => None,
     });
@@ -229,7 +277,7 @@ fn fetch_bases(built: &Built, provider: &Provider<'_>, store: &Store) -> Result<
 }
 
 /// Says what came out.
-fn report(arguments: &Build, tags: &[Reference], outputs: &Outputs, built: &Built) -> Result<(), Problem> {
+fn report(arguments: &Build, tags: &[Reference], outputs: &[Planned], built: &Built) -> Result<(), Problem> {
     let written = |path: &Path, text: String| {
         std::fs::write(path, text).map_err(|error| {
             Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)

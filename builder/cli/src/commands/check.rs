@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lithify_cache::Store;
+use lithify_engine::Cancel;
 use lithify_frontend::{Check, Ignored, LintReport, Options, ResolvedImage, Source as Text, lint};
 use lithify_oci::{Digest, ImageConfig};
 
@@ -14,6 +15,7 @@ use crate::config::Config;
 use crate::exit::{self, Problem};
 use crate::inputs;
 use crate::render::{self, say};
+use crate::signals;
 use crate::sources::{MainContext, Provider, store_problem};
 
 pub(super) fn run(
@@ -24,12 +26,13 @@ pub(super) fn run(
 ) -> Result<(), Problem> {
     let named = inputs::named_contexts(&arguments.build_context)?;
     let mut options = inputs::options(arguments, &named)?;
-    let read = dockerfile::read(arguments)?;
+    signals::cancel_on_signals(&Cancel::default());
+    let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
+    let read = dockerfile::read(arguments, &store)?;
     if let MainContext::Folder { ignore, .. } = &read.context {
         let ignore = ignore.clone();
         options.ignored = Some(Ignored(Arc::new(move |path| ignore.is_ignored(path.as_bytes()))));
     }
-    let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
     let pull = config.pull.unwrap_or(Pull::Missing);
     let provider = Provider::new(&store, config, pull, read.context, named);
     let report = check(&read.text, &options, &provider);

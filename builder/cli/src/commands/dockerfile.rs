@@ -3,13 +3,14 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use lithify_cache::Store;
 use lithify_files::ignore::Ignore;
 use lithify_frontend::Source as Text;
 
 use crate::args;
 use crate::contexts::{self, Source};
 use crate::exit::{self, Problem};
-use crate::sources::{MainContext, read_ignore};
+use crate::sources::{IGNORE_FILES, MainContext, ignore_in, read_ignore};
 
 /// The Dockerfile and the build context.
 pub(super) struct Inputs {
@@ -18,9 +19,9 @@ pub(super) struct Inputs {
 }
 
 /// What docker and podman call it, the preferred name first.
-const NAMES: [&str; 4] = ["Dockerfile", "dockerfile", "Containerfile", "containerfile"];
+pub(super) const NAMES: [&str; 4] = ["Dockerfile", "dockerfile", "Containerfile", "containerfile"];
 
-pub(super) fn read(arguments: &args::Dockerfile) -> Result<Inputs, Problem> {
+pub(super) fn read(arguments: &args::Dockerfile, store: &Store) -> Result<Inputs, Problem> {
     let from_stdin = arguments.file.as_deref() == Some(Path::new("-"));
     match contexts::parse_main(&arguments.context) {
         Source::Folder(folder) => {
@@ -47,9 +48,9 @@ pub(super) fn read(arguments: &args::Dockerfile) -> Result<Inputs, Problem> {
         Source::Stdin if from_stdin => {
             Err(Problem::new(exit::USAGE, "standard input cannot be both the context and the Dockerfile"))
         }
-        Source::Stdin => super::remote::from_stdin(arguments, stdin()?),
+        Source::Stdin => super::remote::from_stdin(arguments),
         Source::Git(url) => super::remote::from_git(arguments, &url),
-        Source::Url(url) => super::remote::from_url(arguments, &url),
+        Source::Url(url) => super::remote::from_url(arguments, &url, store),
         Source::Image(_) | Source::Scratch | Source::Layout { .. } => {
             Err(Problem::new(exit::USAGE, "an image cannot be the build context"))
         }
@@ -64,7 +65,7 @@ pub(super) fn stdin() -> Result<Vec<u8>, Problem> {
 }
 
 /// The Dockerfile's path: the one that was named, else the first of the usual names in the context.
-pub(super) fn find(folder: &Path, named: Option<&Path>) -> Result<PathBuf, Problem> {
+fn find(folder: &Path, named: Option<&Path>) -> Result<PathBuf, Problem> {
     if let Some(named) = named {
         return match named.try_exists() {
             Ok(true) => Ok(named.to_owned()),
@@ -84,19 +85,22 @@ pub(super) fn find(folder: &Path, named: Option<&Path>) -> Result<PathBuf, Probl
     })
 }
 
-/// The ignore file of the Dockerfile where there is one, else the context's (docker's order; podman's names after it).
-pub(super) fn ignore_of(folder: &Path, dockerfile: Option<&Path>) -> Result<Ignore, Problem> {
-    let own = dockerfile.map(|path| {
+/// The ignore file of the Dockerfile where there is one, else the context's.
+fn ignore_of(folder: &Path, dockerfile: Option<&Path>) -> Result<Ignore, Problem> {
+    let beside = |path: &Path, ending: &str| {
         let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
+        name.push(ending);
         PathBuf::from(name)
-    });
-    let of_context = [folder.join(".dockerignore"), folder.join(".containerignore")];
-    let file = own.into_iter().chain(of_context).find(|file| file.exists());
-    let Some(file) = file else { return Ok(Ignore::default()) };
-    read_ignore(&file).map_err(|error| Problem::new(exit::USAGE, error.message))
+    };
+    let own = dockerfile.map(|path| IGNORE_FILES.map(|name| beside(path, name)));
+    let file = own.into_iter().flatten().find(|file| file.exists());
+    let ignore = match file {
+        Some(file) => read_ignore(&file),
+        None => ignore_in(folder),
+    };
+    ignore.map_err(|error| Problem::new(exit::USAGE, error.message))
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     Problem::new(exit::USAGE, format_args!("cannot read the Dockerfile {}: {error}", path.display()))
 }

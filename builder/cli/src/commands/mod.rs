@@ -1,10 +1,13 @@
 //! The subcommands, one file each.
 
 mod build;
+mod call;
 mod check;
 mod dockerfile;
 mod doctor;
+mod files;
 mod remote;
+mod store;
 
 use crate::args::{Cli, Command};
 use crate::config::Config;
@@ -13,14 +16,14 @@ use crate::exit::Problem;
 /// Does what the command line asks for.
 pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
     let config = Config::read(cli.config.as_deref())?;
+    let root = cli.root.as_deref();
     match cli.command {
-        Command::Build(arguments) if arguments.check => {
-            check::run(&arguments.dockerfile, crate::args::CheckFormat::Text, &config, cli.root.as_deref())
-        }
-        Command::Build(arguments) => build::run(&arguments, &config, cli.root.as_deref()),
-        Command::Doctor(arguments) => doctor::run(&arguments, &config, cli.root.as_deref()),
-        Command::Check(arguments) => {
-            check::run(&arguments.dockerfile, arguments.format, &config, cli.root.as_deref())
-        }
+        Command::Build(arguments) => call::run(&arguments, &config, root),
+        Command::Check(arguments) => check::run(&arguments.dockerfile, arguments.format, &config, root),
+        Command::Images => store::images(&config, root),
+        Command::Du => store::usage(&config, root),
+        Command::Prune(arguments) => store::prune(&arguments, &config, root),
+        Command::Store(command) => store::run(&command, &config, root),
+        Command::Doctor(arguments) => doctor::run(&arguments, &config, root),
     }
 }

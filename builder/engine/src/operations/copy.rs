@@ -16,14 +16,14 @@ use lithify_files::chmod;
 use lithify_files::dest::Destination;
 use lithify_files::ignore::Ignore;
 use lithify_files::select::{Match, open_content};
-use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Unpack};
+use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Tree, Unpack};
 use lithify_oci::entry::NoContent;
 use lithify_oci::layer::{TarWriter, Times};
 use lithify_oci::{Content, Digest, EntryKind, EntrySink, Timestamp, TreePath};
 use lithify_worker::{CopyRequest, MadeLayer, Request, Response, SelectRules, TreeSource, Worker};
 
 use super::files::{FileDigests, hash_matches};
-use super::{Done, LayerFiles, made};
+use super::{Done, LayerFiles, Outcome, made};
 use crate::build::Running;
 use crate::chain::TreeLayers;
 use crate::error::Failure;
@@ -31,17 +31,16 @@ use crate::resources::FileSource;
 
 /// What one source of a copy from outside the store brings.
 enum Selected {
-    Files { source: Arc<FileSource>, matches: Vec<Match>, digests: FileDigests },
+    Files { source: Arc<FileSource>, matches: Vec<Match>, digests: FileDigests, unpack: Unpack },
     Inline(InlineFile),
 }
 
 impl Running<'_> {
-    /// The key of a copy that reads only trees; `None` where files outside the store must be looked at.
+    /// The key of a copy that reads only trees and commits; `None` where other files outside the store must be looked at.
     pub(super) fn copy_definition_key(&self, step: &Step, copy: &Copy) -> Option<Keyed> {
         let chains = copy.sources.iter().filter_map(|source| match source {
             CopySource::Inline(_) => None,
-            CopySource::Path { from, .. } if self.files(*from).is_some() => Some(None),
-            CopySource::Path { from, .. } => Some(Some(Chain(self.tree(*from).diff_ids().to_vec()))),
+            CopySource::Path { from, .. } => Some(self.identity_of(*from)),
         });
         let chains: Vec<_> = chains.collect::<Option<_>>()?;
         Some(key::copy_definition_key(copy, &step.platform, &self.base_chain(copy), &chains))
@@ -58,9 +57,23 @@ impl Running<'_> {
 
     pub(super) fn run_copy(&self, id: StepId, step: &Step, copy: &Copy) -> Result<Done, Failure> {
         match self.copy_definition_key(step, copy) {
+            Some(key) if self.reads_commits(copy) => {
+                let below = self.tree(copy.base);
+                let selected = self.select_sources(copy)?;
+                self.make(id, &key, &below, |worker, files| self.place(worker, copy, selected, files))
+            }
             Some(key) => self.copy_from_trees(id, copy, &key),
             None => self.copy_from_files(id, step, copy),
         }
+    }
+
+    fn reads_commits(&self, copy: &Copy) -> bool {
+        copy.sources.iter().any(|source| match source {
+            CopySource::Path { from: Tree::Of(step), .. } => {
+                matches!(self.outcome(*step), Outcome::Commit(_))
+            }
+            _ => false,
+        })
     }
 
     fn copy_from_trees(&self, id: StepId, copy: &Copy, key: &Keyed) -> Result<Done, Failure> {
@@ -83,7 +96,7 @@ impl Running<'_> {
                     CopySource::Inline(file) => {
                         request.inline.push((file.name.clone(), file.content.clone()))
                     }
-                    CopySource::Path { from, pattern } => {
+                    CopySource::Path { from, pattern, unpack: _ } => {
                         let tree = self.tree(*from);
                         self.trees.ensure(worker, &tree)?;
                         request
@@ -119,13 +132,13 @@ impl Running<'_> {
         for source in &copy.sources {
             selected.push(match source {
                 CopySource::Inline(file) => Selected::Inline(file.clone()),
-                CopySource::Path { from, pattern } => {
-                    let files = self.files(*from).ok_or_else(|| {
+                CopySource::Path { from, pattern, unpack } => {
+                    let files = self.files(*from)?.ok_or_else(|| {
                         Failure::Input("one COPY cannot read both a context and a stage".into())
                     })?;
                     let matches = self.select(&files, pattern, exclude.as_ref(), copy.parents)?;
                     let digests = self.file_digests(&files, &matches)?;
-                    Selected::Files { source: files, matches, digests }
+                    Selected::Files { source: files, matches, digests, unpack: *unpack }
                 }
             });
         }
@@ -151,9 +164,9 @@ impl Running<'_> {
                     parts.push(Part::Inline { name, size_bytes: content.len() as u64 });
                     origins.push(PartContent::Inline(content));
                 }
-                Selected::Files { source, matches, .. } => {
+                Selected::Files { source, matches, unpack, .. } => {
                     for one in matches {
-                        parts.push(unpacked(&source, one, copy.unpack)?);
+                        parts.push(unpacked(&source, one, unpack)?);
                         origins.push(PartContent::Files(source.clone()));
                     }
                 }

@@ -6,6 +6,7 @@ use lithify_cache::key::{self, Chain, Keyed, MountContent, RunSettings, Ulimit};
 use lithify_graph::{Exec, Network, Security, Step, StepId};
 use lithify_worker::{MadeLayer, RunRequest, RunResult, Worker};
 
+use super::certificates;
 use super::mounts::Prepared;
 use super::output::{OutputReader, Tail};
 use super::{Done, LayerFiles};
@@ -49,7 +50,9 @@ impl Running<'_> {
             }
             self.trees.ensure(worker, &below)?;
             let mounts = self.prepare_mounts(worker, step, exec)?;
-            self.run_process(id, exec, below.chain(), mounts, worker, files)
+            let made = self.run_process(id, exec, below.chain(), mounts, worker, files)?;
+            self.trees.made(&below.with(made.diff_id));
+            Ok(made)
         })
     }
 
@@ -74,7 +77,7 @@ impl Running<'_> {
             })
         });
         let ending = match result? {
-            RunResult::Changed(made) => return Ok(made),
+            RunResult::Changed(made) => return Ok(*made),
             RunResult::Exited(code) => Ending::Exited(code),
             RunResult::Signaled(signal) => Ending::Signaled(signal),
             RunResult::TimedOut => {
@@ -89,6 +92,7 @@ impl Running<'_> {
         let mut env = exec.env.clone();
         env.extend(exec.proxy_env.iter().cloned());
         env.extend(mounts.env.iter().cloned());
+        certificates::add_variables(settings, &mut env);
         RunRequest {
             chain: chain.to_vec(),
             args: exec.args.clone(),
@@ -103,7 +107,7 @@ impl Running<'_> {
             },
             hosts: self.hosts(),
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-            mounts: mounts.mounts.clone(),
+            mounts: mounts.mounts.iter().cloned().chain(certificates::mounts(settings)).collect(),
             shm_size_bytes: settings.shm_size_bytes,
             ulimits: settings.ulimits.clone(),
             timeout_seconds: settings.step_timeout_seconds,

@@ -3,6 +3,7 @@
 //! A step is first looked up, which costs next to nothing: [`Running::look_up`]. What that does not settle is performed on
 //! a thread of its own: contents are hashed and looked up again, and only then something runs.
 
+mod certificates;
 mod copy;
 mod directory;
 mod exec;
@@ -10,13 +11,13 @@ mod files;
 mod mounts;
 mod output;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use std::time::{Duration, SystemTime};
 
-use lithify_cache::key::{Key, Keyed};
+use lithify_cache::key::{Chain, Key, Keyed, git_key};
 use lithify_cache::{LayerBlob, LayerFacts, NewFile, Record, Store};
-use lithify_graph::{Op, Step, StepId};
+use lithify_graph::{Git, Op, Step, StepId, Tree};
 use lithify_worker::{MadeLayer, Response, Worker};
 
 use crate::build::Running;
@@ -35,6 +36,15 @@ pub(crate) enum Outcome {
     Tree(TreeLayers),
     /// Files outside the store.
     Files(Arc<FileSource>),
+    /// A commit, fetched when a step needs its files.
+    Commit(Arc<Commit>),
+}
+
+/// A commit of a git repository.
+pub(crate) struct Commit {
+    git: Git,
+    commit: String,
+    files: Mutex<Option<Arc<FileSource>>>,
 }
 
 /// What a step resulted in, and where that came from.
@@ -84,7 +94,7 @@ impl<'a> Running<'a> {
             Op::Copy(copy) => self.run_copy(id, step, copy),
             Op::MakeDirectory(make) => self.run_make_directory(id, make),
             Op::Http(http) => self.fetched(id, || self.request.sources.http(http)),
-            Op::Git(git) => self.fetched(id, || self.request.sources.git(git)),
+            Op::Git(git) => self.resolve_git(id, git),
             Op::Image(_) | Op::Context(_) => unreachable!("a look-up settles images and contexts"),
         }
     }
@@ -96,6 +106,48 @@ impl<'a> Running<'a> {
     ) -> Result<Done, Failure> {
         self.emit_start(id, None);
         Ok(Done { outcome: Outcome::Files(fetch()?), origin: Origin::Run })
+    }
+
+    /// A repository is asked what the reference means; its files wait until a step that is not cached needs them.
+    fn resolve_git(&self, id: StepId, git: &Git) -> Result<Done, Failure> {
+        let sources = self.request.sources;
+        match sources.git_commit(git)? {
+            None => self.fetched(id, || sources.git(git, None)),
+            Some(commit) => {
+                let commit = Commit { git: git.clone(), commit, files: Mutex::default() };
+                Ok(Done { outcome: Outcome::Commit(Arc::new(commit)), origin: Origin::Source })
+            }
+        }
+    }
+
+    /// The files that `from` is, if it is no tree.
+    fn files(&self, from: Tree) -> Result<Option<Arc<FileSource>>, Failure> {
+        let Tree::Of(step) = from else { return Ok(None) };
+        match self.outcome(step) {
+            Outcome::Tree(_) => Ok(None),
+            Outcome::Files(files) => Ok(Some(files)),
+            Outcome::Commit(commit) => {
+                let mut files = commit.files.lock().unwrap_or_else(PoisonError::into_inner);
+                if files.is_none() {
+                    *files = Some(self.request.sources.git(&commit.git, Some(&commit.commit))?);
+                }
+                Ok(files.clone())
+            }
+        }
+    }
+
+    /// What names the content of `from` without a look at its files; `None` where only they can tell.
+    fn identity_of(&self, from: Tree) -> Option<Chain> {
+        match from {
+            Tree::Scratch => Some(Chain::default()),
+            Tree::Of(step) => match self.outcome(step) {
+                Outcome::Tree(layers) => Some(Chain(layers.diff_ids().to_vec())),
+                Outcome::Commit(commit) => {
+                    Some(Chain(vec![*git_key(&commit.git, &commit.commit).key.digest()]))
+                }
+                Outcome::Files(_) => None,
+            },
+        }
     }
 
     /// The result that is recorded under `key`, on top of the tree `below`.
@@ -201,7 +253,7 @@ impl LayerFiles {
 /// The layer in an answer to a call that makes one.
 fn made(response: Response) -> Result<MadeLayer, Failure> {
     match response {
-        Response::Made(layer) => Ok(layer),
+        Response::Made(layer) => Ok(*layer),
         other => Err(lithify_worker::unexpected(&other).into()),
     }
 }

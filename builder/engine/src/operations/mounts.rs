@@ -7,7 +7,6 @@ use lithify_cache::key::{Chain, MountContent};
 use lithify_graph::{CacheSharing, Exec, Mount, MountKind, Step, Tree};
 use lithify_worker::{RunMount, RunMountKind, Worker};
 
-use super::Outcome;
 use crate::build::Running;
 use crate::chain::TreeLayers;
 use crate::error::Failure;
@@ -38,7 +37,7 @@ impl Running<'_> {
     /// What the bind mounts of a RUN show, in order; other mounts are no part of the key.
     pub(super) fn mount_contents(&self, exec: &Exec) -> Result<Vec<MountContent>, Failure> {
         let contents = exec.mounts.iter().map(|mount| match &mount.kind {
-            MountKind::Bind { from, source, .. } => match self.files(*from) {
+            MountKind::Bind { from, source, .. } => match self.files(*from)? {
                 Some(files) => Ok(MountContent::Content(self.content_of(&files, source)?)),
                 None => Ok(MountContent::Tree(Chain(self.tree(*from).diff_ids().to_vec()))),
             },
@@ -172,22 +171,11 @@ impl Running<'_> {
         from: Tree,
         source: &str,
     ) -> Result<(TreeLayers, String), Failure> {
-        let tree = match self.files(from) {
+        let tree = match self.files(from)? {
             Some(files) => self.tree_of_files(worker, &files, source)?,
             None => self.tree(from),
         };
         self.trees.ensure(worker, &tree)?;
         Ok((tree, source.to_owned()))
-    }
-
-    /// The files that `from` is, if it is no tree.
-    pub(super) fn files(&self, from: Tree) -> Option<std::sync::Arc<crate::FileSource>> {
-        match from {
-            Tree::Scratch => None,
-            Tree::Of(step) => match self.outcome(step) {
-                Outcome::Files(files) => Some(files),
-                Outcome::Tree(_) => None,
-            },
-        }
     }
 }

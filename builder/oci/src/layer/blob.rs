@@ -18,8 +18,6 @@ pub struct Layer {
     pub blob: Descriptor,
     /// The length of the uncompressed tar in bytes.
     pub uncompressed_size_bytes: u64,
-    /// How many entries it holds.
-    pub entries: u64,
 }
 
 /// Writes entries, in [`layer_order`](super::layer_order), as a layer's blob.
@@ -30,7 +28,6 @@ pub struct LayerWriter<W: Write + Send + 'static> {
     tar: TarWriter<Pipeline<W>>,
     catalogue: CatalogueWriter<Vec<u8>>,
     compression: Compression,
-    entries: u64,
 }
 
 impl<W: Write + Send + 'static> LayerWriter<W> {
@@ -53,7 +50,6 @@ impl<W: Write + Send + 'static> LayerWriter<W> {
             tar: TarWriter::new(pipeline, times),
             catalogue: CatalogueWriter::new(vec![])?,
             compression,
-            entries: 0,
         })
     }
 
@@ -67,7 +63,6 @@ impl<W: Write + Send + 'static> LayerWriter<W> {
             diff_id: sealed.diff_id,
             blob: Descriptor::new(self.compression.media_type(), sealed.digest, sealed.size_bytes),
             uncompressed_size_bytes: sealed.uncompressed_size_bytes,
-            entries: self.entries,
         };
         Ok((sealed.blob, layer, self.catalogue.finish()?))
     }
@@ -75,7 +70,6 @@ impl<W: Write + Send + 'static> LayerWriter<W> {
 
 impl<W: Write + Send + 'static> EntrySink for LayerWriter<W> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> io::Result<()> {
-        self.entries += 1;
         // Mending what the content says about times (.pyc) belongs here, before it is hashed.
         if !matches!(entry.kind, EntryKind::File { .. }) {
             self.tar.entry(entry, content)?;
@@ -243,4 +237,25 @@ fn work<W: Write>(
 fn seal<W: Write>(out: DigestWriter<W>, diff_id: Option<Digest>, uncompressed_size_bytes: u64) -> Sealed<W> {
     let (blob, digest, size_bytes) = out.finish();
     Sealed { blob, diff_id: diff_id.unwrap_or(digest), uncompressed_size_bytes, digest, size_bytes }
+}
+
+/// Compresses a layer's archive as it is, byte for byte.
+///
+/// # Errors
+/// Failures to read and of the writer.
+pub fn recompress<W: Write + Send + 'static>(
+    mut archive: impl Read,
+    blob: W,
+    compression: Compression,
+) -> io::Result<(W, Layer)> {
+    let threads = std::thread::available_parallelism().map_or(1, |number| number.get());
+    let mut pipeline = Pipeline { pending: vec![], stage: Stage::Small(blob), compression, threads };
+    io::copy(&mut archive, &mut pipeline)?;
+    let sealed = pipeline.finish()?;
+    let layer = Layer {
+        diff_id: sealed.diff_id,
+        blob: Descriptor::new(compression.media_type(), sealed.digest, sealed.size_bytes),
+        uncompressed_size_bytes: sealed.uncompressed_size_bytes,
+    };
+    Ok((sealed.blob, layer))
 }

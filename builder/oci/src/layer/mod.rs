@@ -26,7 +26,7 @@ use std::cmp::Ordering;
 
 use crate::TreePath;
 
-pub use blob::{Layer, LayerWriter};
+pub use blob::{Layer, LayerWriter, recompress};
 pub use catalogue::{Catalogue, CatalogueEntry, CatalogueWriter};
 pub use compress::{Compression, decompress};
 pub use read::{InvalidArchive, Limits, read_archive, read_tar};

@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use lithify_linux::{mount, process, socket, tree};
 use lithify_sandbox::{
-    Cancel, IdMap, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Process, Range, Sandbox, Status, Stdio,
-    WorkerProcess, probe_range, spawn_worker,
+    Cancel, IdMap, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Place, Process, Range, Sandbox, Status,
+    Stdio, WorkerProcess, probe_range, spawn_worker,
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,8 @@ pub(crate) fn start_worker(map: &IdMap, folder: &Path) -> (WorkerProcess, OwnedF
     let (ours, theirs) = socket::pair().expect("a socket");
     let args = [OsStr::new(WORKER_ARGUMENT), folder.as_os_str()];
     let env = [("LEAK".into(), "from the worker".into())];
-    (spawn_worker(map, &args, &env, theirs).expect("a worker"), ours)
+    let start = File::open(folder).expect("the folder").into();
+    (spawn_worker(&Place::Range(map.clone()), &args, &env, start, theirs).expect("a worker"), ours)
 }
 
 /// Has a worker of its own do it.

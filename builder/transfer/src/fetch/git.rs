@@ -7,12 +7,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::process::Command;
 
-use super::git_url::{GitRef, GitUrl, hide_password};
+use super::git_url::{GitRef, GitUrl, Times, hide_password};
 use crate::Error;
 use crate::credentials::Secret;
 
@@ -75,11 +76,52 @@ pub async fn checkout(url: &GitUrl, dest: &Path, options: &GitOptions) -> Result
     let when = git.run(&["show", "--no-patch", "--format=%ct", &commit]).await?;
     let committed_unix_seconds = when.trim().parse().unwrap_or(0);
     let keep = url.keep_git_dir.unwrap_or(options.keep_git_dir);
-    tidy(dest, keep)?;
+    let times = (url.times == Some(Times::Commit)).then_some(committed_unix_seconds);
+    tidy(dest, keep, times)?;
     let folder = subfolder(dest, url.subdir.as_deref()).ok_or_else(|| {
         git.failed(format!("it has no folder {:?}", url.subdir.as_deref().unwrap_or_default()))
     })?;
     Ok(Checkout { commit, committed_unix_seconds, folder })
+}
+
+/// The commit that the address stands for now, in full, without fetching anything; `None` where only a checkout can tell,
+/// as for the first digits of a commit.
+///
+/// # Errors
+/// [`Error::Git`] with what git said, and where there is no such reference.
+pub async fn resolve(url: &GitUrl, options: &GitOptions) -> Result<Option<String>, Error> {
+    let is_digits = |name: &str| name.len() >= 7 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_commit = |name: &str| matches!(name.len(), 40 | 64) && is_digits(name);
+    if let Some(checksum) = url.checksum.as_deref().filter(|_| url.fetch_by_commit == Some(true)) {
+        return Ok(is_commit(checksum).then(|| checksum.to_ascii_lowercase()));
+    }
+    let names = match &url.reference {
+        None => vec!["HEAD".to_owned()],
+        Some(GitRef::Branch(name)) => vec![format!("refs/heads/{name}")],
+        Some(GitRef::Tag(name)) => vec![format!("refs/tags/{name}")],
+        Some(GitRef::Any(name)) if is_commit(name) => return Ok(Some(name.to_ascii_lowercase())),
+        Some(GitRef::Any(name)) if is_digits(name) => return Ok(None),
+        // git's own order (gitrevisions).
+        Some(GitRef::Any(name)) => {
+            ["", "refs/", "refs/tags/", "refs/heads/"].map(|before| format!("{before}{name}")).into()
+        }
+    };
+    let git = Git { url, dest: Path::new("/"), options };
+    let mut arguments = vec!["ls-remote", "--quiet", "--end-of-options", &url.remote];
+    let peeled: Vec<String> = names.iter().map(|name| format!("{name}^{{}}")).collect();
+    arguments.extend(names.iter().chain(&peeled).map(String::as_str));
+    let listed = git.run(&arguments).await?;
+    let find = |wanted: &str| {
+        let mut lines = listed.lines().filter_map(|line| line.split_once('\t'));
+        lines.find(|(_, name)| *name == wanted).map(|(commit, _)| commit.to_owned())
+    };
+    // An annotated tag is an object of its own, which the peeled name looks through.
+    let found = names.iter().zip(&peeled).find_map(|(name, peeled)| find(peeled).or_else(|| find(name)));
+    let commit = found.ok_or_else(|| git.failed("it has no such branch, tag or reference".to_owned()))?;
+    if let Some(checksum) = url.checksum.as_deref().filter(|checksum| !commit.starts_with(checksum)) {
+        return Err(git.failed(format!("it is the commit {commit}, where {checksum} is expected")));
+    }
+    Ok(Some(commit))
 }
 
 struct Git<'a> {
@@ -110,10 +152,16 @@ impl Git<'_> {
         if !needs_all {
             return Err(error);
         }
-        let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-        self.run(&["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "origin", all[0], all[1]])
-            .await?;
-        let names = [wanted.clone(), format!("refs/remotes/origin/{wanted}"), format!("refs/tags/{wanted}")];
+        let all = [
+            "+HEAD:refs/remotes/origin/HEAD",
+            "+refs/heads/*:refs/remotes/origin/*",
+            "+refs/tags/*:refs/tags/*",
+        ];
+        let mut arguments = vec!["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "origin"];
+        arguments.extend(all);
+        self.run(&arguments).await?;
+        let branch = wanted.strip_prefix("refs/heads/").unwrap_or(&wanted);
+        let names = [wanted.clone(), format!("refs/tags/{wanted}"), format!("refs/remotes/origin/{branch}")];
         for name in names {
             if let Ok(commit) = self.commit_of(&name).await {
                 return Ok(commit);
@@ -239,19 +287,28 @@ impl Git<'_> {
     }
 }
 
-/// Gives files the modes that git knows, whatever the umask, and removes git's own files unless they are kept. Git lets
-/// no repository hold a path named `.git`, so every such path is its own.
-fn tidy(folder: &Path, keep_git_dir: bool) -> Result<(), Error> {
+/// Gives files the modes that git knows, whatever the umask, and the time that was asked for, and removes git's own files
+/// unless they are kept. Git lets no repository hold a path named `.git`, so every such path is its own.
+fn tidy(folder: &Path, keep_git_dir: bool, modified_unix_seconds: Option<u64>) -> Result<(), Error> {
     let mode = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .map_err(Error::file("set the mode of", path))
     };
+    let modified = modified_unix_seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    let date = |path: &Path| match modified {
+        Some(modified) => fs::File::open(path)
+            .and_then(|file| file.set_modified(modified))
+            .map_err(Error::file("set the time of", path)),
+        None => Ok(()),
+    };
     let mut folders = vec![folder.to_path_buf()];
-    while let Some(at) = folders.pop() {
-        mode(&at, 0o755)?;
-        for entry in fs::read_dir(&at).map_err(Error::file("list", &at))? {
-            let entry = entry.map_err(Error::file("list", &at))?;
-            let (path, kind) = (entry.path(), entry.file_type().map_err(Error::file("list", &at))?);
+    let mut at = 0;
+    while let Some(folder) = folders.get(at).cloned() {
+        at += 1;
+        mode(&folder, 0o755)?;
+        for entry in fs::read_dir(&folder).map_err(Error::file("list", &folder))? {
+            let entry = entry.map_err(Error::file("list", &folder))?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(Error::file("list", &folder))?);
             match entry.file_name() == ".git" {
                 true if keep_git_dir => {}
                 true if kind.is_dir() => fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?,
@@ -261,12 +318,13 @@ fn tidy(folder: &Path, keep_git_dir: bool) -> Result<(), Error> {
                     let metadata = entry.metadata().map_err(Error::file("read", &path))?;
                     let is_program = metadata.permissions().mode() & 0o100 != 0;
                     mode(&path, if is_program { 0o755 } else { 0o644 })?;
+                    date(&path)?;
                 }
                 false => {}
             }
         }
     }
-    Ok(())
+    folders.iter().try_for_each(|folder| date(folder))
 }
 
 /// The folder below `dest`, unless it is none or lies behind a symlink, which could lead anywhere.

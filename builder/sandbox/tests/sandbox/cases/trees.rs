@@ -14,7 +14,7 @@ fn tmpfs(target: &str) -> MountSpec {
 }
 
 fn content(target: &str, text: &str) -> MountSpec {
-    let source = MountSource::Content { bytes: text.into(), mode: 0o644 };
+    let source = MountSource::Content { bytes: text.into(), mode: 0o644, uid: 0, gid: 0 };
     MountSpec { target: target.into(), source, read_only: false }
 }
 
