@@ -92,7 +92,7 @@ impl Place {
             Place::Range(_) => None,
             Place::Chroot => Some(
                 "no namespaces can be made here, so RUN has the sandbox chroot: the image is the same, but RUN finds an empty \
-                 /proc and /sys and this container's host name, and what it must not do is for the container to say; \
+                 /proc and /sys, this container's host name and other process numbers, and what it must not do is for the container to say; \
                  `lithify doctor` says what would give more",
             ),
         }

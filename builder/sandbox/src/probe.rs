@@ -199,6 +199,11 @@ pub(crate) fn not_started(error: &SpawnError) -> Unavailable {
     unavailable(tried, error.source.to_string(), remedies)
 }
 
+/// What to say of a thread that cannot have a working folder of its own.
+pub(crate) fn not_unshared(error: &std::io::Error) -> Unavailable {
+    unavailable("calling unshare", error.to_string(), namespace_remedies())
+}
+
 /// What to say when the kernel or a helper refused the map.
 pub(crate) fn not_mapped(map: &IdMap, error: MapError) -> Unavailable {
     let ids = map.key();

@@ -93,8 +93,9 @@ pub fn spawn_worker(
 /// A new mount namespace takes the working folder along as one of its own mounts, which no descriptor does: only so can the
 /// worker mount what is in a folder that its ids could not reach by a path.
 fn enter(folder: &OwnedFd) -> Result<(), Error> {
-    let entered = lithify_linux::thread::own_folders().and_then(|()| Ok(rustix::process::fchdir(folder)?));
-    entered.map_err(Error::setup("entering the worker's folder"))
+    // Filters that refuse namespaces mostly refuse this as well.
+    lithify_linux::thread::own_folders().map_err(|error| probe::not_unshared(&error))?;
+    rustix::process::fchdir(folder).map_err(Error::setup("entering the worker's folder"))
 }
 
 /// What a worker does first, on its only thread: takes possession of what [`spawn_worker`] gave it.

@@ -32,6 +32,15 @@ pub(crate) struct Mounts<'a> {
 struct Copy {
     parent: OwnedFd,
     name: String,
+    /// Where nothing may be written: where the step finds it, and all that is in it.
+    sealed: Option<(String, Vec<Seen>)>,
+}
+
+/// A file of a copy: what of it a step that writes would change.
+#[derive(PartialEq, Eq)]
+struct Seen {
+    path: Vec<u8>,
+    metadata: tree::Metadata,
 }
 
 impl Drop for Copy {
@@ -77,7 +86,7 @@ impl<'a> Mounts<'a> {
     pub(crate) fn add(&mut self, mount: &RunMount) -> Result<(), Failure> {
         let (source, read_only) = match &mount.kind {
             RunMountKind::Tree { chain, source, writable } => {
-                (self.tree(chain, source, *writable)?, !writable)
+                (self.tree(chain, source, *writable, &mount.target)?, !writable)
             }
             RunMountKind::Cache { folder, seed, mode, uid, gid, read_only, fresh } => {
                 self.prepare_cache(folder, seed.as_ref(), (*mode, *uid, *gid), *fresh)?;
@@ -105,6 +114,22 @@ impl<'a> Mounts<'a> {
         Ok(())
     }
 
+    /// Refuses what a step has done that a read-only mount would have refused it. To be called when it has ended.
+    pub(crate) fn check_untouched(&self) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::storage("cannot look at a copy", &error);
+        for copy in &self.copies {
+            let Some((target, before)) = &copy.sealed else { continue };
+            let folder = subfolder(&copy.parent, &copy.name).map_err(failed)?;
+            if look_at(&folder).map_err(failed)? != *before {
+                return Err(Failure::input(format!(
+                    "the step has written to {target:?}, which is mounted read-only; the sandbox \"chroot\" finds it out only \
+                     now, and gives no image that other sandboxes would not give (rw allows writing, and throws it away)"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn descriptor(&mut self, descriptor: OwnedFd) -> MountSource {
         self.descriptors.push(descriptor);
         MountSource::Descriptor(self.descriptors.len() - 1)
@@ -116,7 +141,13 @@ impl<'a> Mounts<'a> {
     }
 
     /// A part of another tree: a file or a folder.
-    fn tree(&mut self, chain: &crate::Chain, source: &str, writable: bool) -> Result<MountSource, Failure> {
+    fn tree(
+        &mut self,
+        chain: &crate::Chain,
+        source: &str,
+        writable: bool,
+        target: &str,
+    ) -> Result<MountSource, Failure> {
         let chain = ids(chain);
         let open = |root: &OwnedFd| {
             let inside = tree::open_in_root(root, source.as_bytes(), OFlags::PATH, Mode::empty());
@@ -124,9 +155,12 @@ impl<'a> Mounts<'a> {
         };
         if let Mounting::Moved(copies) = &self.context.mounting {
             let root = self.context.snapshots.view(&chain)?.into_root();
-            let copy = copy_of(copies, &root, source, &open(&root)?)?;
-            let folder = subfolder(copies, &copy.name);
-            let folder = folder.map_err(|error| Failure::storage("cannot open a copy", &error))?;
+            let mut copy = copy_of(copies, &root, source, &open(&root)?)?;
+            let failed = |error: io::Error| Failure::storage("cannot open a copy", &error);
+            let folder = subfolder(copies, &copy.name).map_err(failed)?;
+            if !writable {
+                copy.sealed = Some((target.to_owned(), look_at(&folder).map_err(failed)?));
+            }
             self.copies.push(copy);
             return Ok(self.moved(folder, COPY));
         }
@@ -207,7 +241,7 @@ fn copy_of(copies: &OwnedFd, root: &OwnedFd, source: &str, inside: &OwnedFd) -> 
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("{}.{}.{}.{count}", std::process::id(), now.tv_sec, now.tv_nsec);
     let folder = subfolder(copies, &name).map_err(failed)?;
-    let copy = Copy { parent: copies.try_clone().map_err(failed)?, name };
+    let copy = Copy { parent: copies.try_clone().map_err(failed)?, name, sealed: None };
     let metadata = tree::metadata(inside, b"").map_err(failed)?;
     let read = |flags| tree::open_in_root(root, source.as_bytes(), flags, Mode::empty()).map_err(failed);
     match metadata.kind {
@@ -227,6 +261,20 @@ fn copy_of(copies: &OwnedFd, root: &OwnedFd, source: &str, inside: &OwnedFd) -> 
         _ => return Err(Failure::input(format!("cannot mount {source}: it is no file and no folder"))),
     }
     Ok(copy)
+}
+
+/// All that is in the folder of a copy. When an inode was changed counts, but not for the copy itself, which is moved.
+fn look_at(folder: &OwnedFd) -> io::Result<Vec<Seen>> {
+    let mut seen = vec![];
+    tree::walk::<tree::WalkError>(folder, &mut |visit| {
+        let mut metadata = visit.metadata.clone();
+        if visit.path == COPY.as_bytes() {
+            metadata.changed = (0, 0);
+        }
+        seen.push(Seen { path: visit.path.to_vec(), metadata });
+        Ok(tree::Descend::Yes)
+    })?;
+    Ok(seen)
 }
 
 fn finish(file: &File, metadata: &tree::Metadata) -> io::Result<()> {

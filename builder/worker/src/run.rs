@@ -44,6 +44,7 @@ pub(crate) fn run(
         Status::TimedOut => return Ok(RunResult::TimedOut),
         Status::Cancelled => return Ok(RunResult::Signaled(9)),
     }
+    mounts.check_untouched()?;
     let leftovers: Vec<TreePath> =
         outcome.created_mountpoints.iter().map(|path| TreePath::cleaned(path)).collect();
     let made = files.write(|sink| workspace.diff(&leftovers, sink).map_err(Failure::from))?;
