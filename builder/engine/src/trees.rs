@@ -90,7 +90,7 @@ impl<'a> Trees<'a> {
     /// Starts the worker in the strongest sandbox that may be used.
     fn start_worker(&self) -> Result<(Place, Worker), Failure> {
         let start = |place: &Place| {
-            let trees = tree_folder(&self.store.trees_root(), place)?;
+            let trees = tree_folder(self.store.trees_root(), place)?;
             Ok::<_, Failure>(Worker::start(place, trees, self.settings.snapshotter)?)
         };
         // The likeliest one is not tried before: where it does not work, starting says so, and then the others are tried.

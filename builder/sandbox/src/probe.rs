@@ -87,12 +87,9 @@ pub fn ladder() -> Ladder {
 /// # Errors
 /// What was tried of all that were to be, and what would help.
 pub fn choose(choice: Choice) -> Result<Place, Unavailable> {
-    let Choice::Auto = choice else {
-        return match choice {
-            Choice::Only(name) => probe(name),
-            Choice::Auto => unreachable!("it is looked at above"),
-        };
-    };
+    if let Choice::Only(name) = choice {
+        return probe(name);
+    }
     let mut probes = vec![];
     for name in RungName::ALL {
         match probe(name) {

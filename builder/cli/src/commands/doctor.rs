@@ -84,7 +84,7 @@ fn snapshotters(root: &Path, place: &Place) -> Result<(), Problem> {
     println!("\nsnapshotters for the store {}, the preferred first:", root.display());
     let mut chosen = None;
     for (name, snapshotter) in [("overlay", Snapshotter::Overlay), ("copy", Snapshotter::Copy)] {
-        match lithify_engine::probe_snapshotter(&store.trees_root(), place, snapshotter) {
+        match lithify_engine::probe_snapshotter(store.trees_root(), place, snapshotter) {
             Ok(()) => {
                 println!("  {name}: works");
                 chosen = chosen.or(Some(name));

@@ -84,12 +84,7 @@ fn end_descendants() {
             let _ = rustix::process::kill_process(*pid, Signal::KILL);
         }
         // Every one of them becomes this process's own child when its parent ends.
-        loop {
-            match rustix::process::wait(WaitOptions::empty()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => break,
-            }
-        }
+        while let Ok(_) | Err(Errno::INTR) = rustix::process::wait(WaitOptions::empty()) {}
         if stopped.is_empty() {
             return;
         }
