@@ -46,6 +46,15 @@ pub(crate) enum Command {
     /// Look after the store
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Say which sandboxes work on this machine, and what would give a better one
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// What steps would run in
+    #[arg(long, value_name = "HOW", env = "LITHIFY_SANDBOX")]
+    pub(crate) sandbox: Option<Sandbox>,
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +175,9 @@ pub(crate) struct Build {
     /// How file trees are kept
     #[arg(long, value_name = "HOW", env = "LITHIFY_SNAPSHOTTER")]
     pub(crate) snapshotter: Option<Snapshotter>,
+    /// What steps run in; `lithify doctor` says what works here
+    #[arg(long, value_name = "HOW", env = "LITHIFY_SANDBOX")]
+    pub(crate) sandbox: Option<Sandbox>,
     /// Certificates of authorities that RUN is to trust besides its usual ones, without a trace in the image
     #[arg(long, value_name = "FILE", env = "LITHIFY_CA_CERTIFICATES")]
     pub(crate) ca_certificates: Option<PathBuf>,
@@ -227,6 +239,19 @@ pub(crate) enum Network {
     Default,
     None,
     Host,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Sandbox {
+    /// The first of these that works
+    Auto,
+    /// A user namespace with a range of ids
+    Range,
+    /// A user namespace with one id
+    Single,
+    /// As root in a container that may make no namespaces
+    Chroot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::args::{Pull, Snapshotter};
+use crate::args::{Pull, Sandbox, Snapshotter};
 use crate::exit::{self, Problem};
 
 /// What `lithify.toml` may say. Unknown keys are errors, so that a misspelt one is not silently without effect.
@@ -18,6 +18,8 @@ pub(crate) struct Config {
     pub(crate) pull: Option<Pull>,
     /// `--snapshotter`
     pub(crate) snapshotter: Option<Snapshotter>,
+    /// `--sandbox`
+    pub(crate) sandbox: Option<Sandbox>,
     /// `--jobs`
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
     /// By host name.

@@ -7,6 +7,7 @@ use lithify_engine::{NoCache, Secret, Settings};
 use lithify_frontend::{NamedContext, Options};
 use lithify_graph::Network;
 use lithify_oci::{Platform, Reference};
+use lithify_sandbox::{Choice, RungName};
 
 use crate::args;
 use crate::config::Config;
@@ -110,6 +111,7 @@ pub(crate) fn settings(build: &args::Build, config: &Config) -> Result<Settings,
         jobs: build.jobs.or(config.jobs).map(Into::into),
         no_cache,
         snapshotter,
+        sandbox: sandbox(build.sandbox.or(config.sandbox)),
         extra_hosts: build.add_host.iter().map(|host| add_host(host)).collect::<Result<_, _>>()?,
         shm_size_bytes: bytes(&build.shm_size).ok_or_else(|| wrong("--shm-size", &build.shm_size, SIZE))?,
         ulimits: build.ulimit.iter().map(|limit| ulimit(limit)).collect::<Result<_, _>>()?,
@@ -120,6 +122,16 @@ pub(crate) fn settings(build: &args::Build, config: &Config) -> Result<Settings,
         allow_insecure: build.allow.iter().any(|allow| allow == "security.insecure"),
         ..Settings::default()
     })
+}
+
+/// `--sandbox`
+pub(crate) fn sandbox(named: Option<args::Sandbox>) -> Choice {
+    match named {
+        None | Some(args::Sandbox::Auto) => Choice::Auto,
+        Some(args::Sandbox::Range) => Choice::Only(RungName::Range),
+        Some(args::Sandbox::Single) => Choice::Only(RungName::Single),
+        Some(args::Sandbox::Chroot) => Choice::Only(RungName::Chroot),
+    }
 }
 
 pub(crate) const SIZE: &str = "expected a number of bytes, with k, m or g behind it if need be";

@@ -25,3 +25,4 @@ pub use error::{Ending, Error, Failure, ProcessFailure};
 pub use event::{Event, Observer, Origin, Stream};
 pub use resources::{Cancel, FileSource, ImageLayers, SourceError, Sources, TemporaryFolder};
 pub use settings::{NoCache, Secret, Settings};
+pub use trees::probe_snapshotter;

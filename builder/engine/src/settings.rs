@@ -16,6 +16,8 @@ pub struct Settings {
     pub no_cache: NoCache,
     /// How trees are kept; `None` takes overlay where it works.
     pub snapshotter: Option<Snapshotter>,
+    /// Which sandbox steps run in.
+    pub sandbox: lithify_sandbox::Choice,
     /// What a RUN sees as its machine's name.
     pub hostname: String,
     /// `--add-host`: names and addresses.
@@ -42,6 +44,7 @@ impl Default for Settings {
             jobs: None,
             no_cache: NoCache::Use,
             snapshotter: None,
+            sandbox: lithify_sandbox::Choice::Auto,
             hostname: "buildkitsandbox".into(),
             extra_hosts: vec![],
             shm_size_bytes: DEFAULT_SHM_BYTES,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use lithify_cache::Store;
 use lithify_graph::Image;
 use lithify_oci::{Descriptor, Digest};
+use lithify_sandbox::{Choice, Place, RungName};
 use lithify_worker::{FailureKind, Response, Worker};
 
 use crate::chain::TreeLayers;
@@ -22,6 +23,7 @@ pub(crate) struct Trees<'a> {
     cancel: &'a Cancel,
     worker: OnceLock<Arc<Worker>>,
     starting: Mutex<()>,
+    warning: Mutex<Option<&'static str>>,
     /// Layers of base images, by diffID: where their blobs come from.
     bases: Mutex<HashMap<Digest, (Image, Descriptor)>>,
     /// Trees that the worker is known to have, by chain id. Held while one is unpacked, so that two steps do not unpack the same.
@@ -42,6 +44,7 @@ impl<'a> Trees<'a> {
             cancel,
             worker: OnceLock::new(),
             starting: Mutex::new(()),
+            warning: Mutex::default(),
             bases: Mutex::default(),
             present: Mutex::default(),
         }
@@ -72,9 +75,9 @@ impl<'a> Trees<'a> {
         if let Some(worker) = self.worker.get() {
             return Ok(worker.clone());
         }
-        let map = lithify_sandbox::id_map().map_err(Failure::Unavailable)?;
-        let trees = self.tree_folder(&map)?;
-        let worker = Arc::new(Worker::start(&map, trees, self.settings.snapshotter)?);
+        let (place, worker) = self.start_worker()?;
+        let worker = Arc::new(worker);
+        *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = place.warning();
         let doomed = Arc::downgrade(&worker);
         self.cancel.on_cancel(Box::new(move || {
             if let Some(worker) = doomed.upgrade() {
@@ -84,29 +87,39 @@ impl<'a> Trees<'a> {
         Ok(self.worker.get_or_init(|| worker).clone())
     }
 
+    /// Starts the worker in the strongest sandbox that may be used.
+    fn start_worker(&self) -> Result<(Place, Worker), Failure> {
+        let start = |place: &Place| {
+            let trees = tree_folder(self.store.trees_root(), place)?;
+            Ok::<_, Failure>(Worker::start(place, trees, self.settings.snapshotter)?)
+        };
+        // The likeliest one is not tried before: where it does not work, starting says so, and then the others are tried.
+        if matches!(self.settings.sandbox, Choice::Auto | Choice::Only(RungName::Range))
+            && let Ok(map) = lithify_sandbox::id_map()
+        {
+            let place = Place::Range(map);
+            match start(&place) {
+                Err(Failure::Worker(lithify_worker::Error::Start(lithify_sandbox::Error::Unavailable(
+                    _,
+                )))) => {}
+                other => return Ok((place, other?)),
+            }
+        }
+        let place = lithify_sandbox::choose(self.settings.sandbox).map_err(Failure::Unavailable)?;
+        let worker = start(&place)?;
+        Ok((place, worker))
+    }
+
+    /// What of the worker's sandbox the user should know before something runs in it: said once.
+    pub(crate) fn take_warning(&self) -> Option<&'static str> {
+        self.warning.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Ends the worker, if there is one, and all that it runs.
     pub(crate) fn stop(&self) {
         if let Some(worker) = self.worker.get() {
             worker.kill();
         }
-    }
-
-    /// The folder for the trees of one id map; mapped root owns it. Trees are kept per map because their files' owners are.
-    fn tree_folder(&self, map: &lithify_sandbox::IdMap) -> Result<OwnedFd, Failure> {
-        use rustix::fs::{Gid, Mode, OFlags, Uid};
-        let failed =
-            |source: std::io::Error| Failure::Io { doing: "cannot make the folder for file trees", source };
-        let path = self.store.trees_root().join(map.key());
-        std::fs::create_dir_all(&path).map_err(failed)?;
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-        let (uid, gid) = map.root_outside();
-        let owner = rustix::fs::fstat(&folder).map_err(|error| failed(error.into()))?;
-        if (owner.st_uid, owner.st_gid) != (uid, gid) {
-            rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                .map_err(|error| failed(error.into()))?;
-        }
-        Ok(folder)
     }
 
     /// Makes sure that the worker has a tree, and every tree on the way to it.
@@ -177,4 +190,37 @@ impl<'a> Trees<'a> {
             Failure::Input(format!("the store has lost the layer {diff_id}: build again with --no-cache"))
         })
     }
+}
+
+/// The folder for the trees of one place; its root owns it. Trees are kept apart because what their files' owners mean is.
+fn tree_folder(trees: &std::path::Path, place: &Place) -> Result<OwnedFd, Failure> {
+    use rustix::fs::{Gid, Mode, OFlags, Uid};
+    let failed =
+        |source: std::io::Error| Failure::Io { doing: "cannot make the folder for file trees", source };
+    let path = trees.join(place.key());
+    std::fs::create_dir_all(&path).map_err(failed)?;
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+    let (uid, gid) = place.root_outside();
+    let owner = rustix::fs::fstat(&folder).map_err(|error| failed(error.into()))?;
+    if (owner.st_uid, owner.st_gid) != (uid, gid) {
+        rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .map_err(|error| failed(error.into()))?;
+    }
+    // The setuid programs of images are nobody else's to execute.
+    rustix::fs::fchmod(&folder, Mode::RWXU).map_err(|error| failed(error.into()))?;
+    Ok(folder)
+}
+
+/// Tries whether trees below `trees` can be kept by a snapshotter, as a worker in `place` would.
+///
+/// # Errors
+/// What stands against it.
+pub fn probe_snapshotter(
+    trees: &std::path::Path,
+    place: &Place,
+    snapshotter: lithify_worker::Snapshotter,
+) -> Result<(), Failure> {
+    Worker::start(place, tree_folder(trees, place)?, Some(snapshotter))?;
+    Ok(())
 }

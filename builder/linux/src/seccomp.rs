@@ -164,6 +164,14 @@ impl Program {
         Ok(Listener(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
+    /// As [`install`](Program::install), without a listener: no rule may say [`Action::Notify`].
+    ///
+    /// # Errors
+    /// What `seccomp` says.
+    pub fn install_alone(&self) -> io::Result<()> {
+        self.set(0).map(|_| ())
+    }
+
     fn set(&self, flags: libc::c_ulong) -> io::Result<RawFd> {
         let program = libc::sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
         // SAFETY: the kernel reads the program, whose length is right, and copies it.

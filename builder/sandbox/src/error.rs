@@ -5,6 +5,7 @@ use std::io;
 
 use lithify_linux::process::SpawnError;
 
+use crate::RungName;
 use crate::probe::Probe;
 
 /// Why a process could not be run. A process that ran and failed is no error.
@@ -39,6 +40,27 @@ pub enum Error {
         name: String,
         /// Why.
         source: io::Error,
+    },
+    /// The rung cannot give what the step asks for.
+    #[error("{what} cannot be had in the sandbox {rung:?}: {why}")]
+    Unsupported {
+        /// What the step asks for.
+        what: String,
+        /// The rung's name.
+        rung: &'static str,
+        /// What is missing here.
+        why: &'static str,
+    },
+    /// A step has moved, removed or hard-linked what was put into its tree in place of a mount.
+    #[error(
+        "the step has {what} {target:?}, which is put there only for the time of the step; where mounts can be made this is \
+         refused while it runs, in the sandbox \"chroot\" only now"
+    )]
+    Displaced {
+        /// In the root tree.
+        target: String,
+        /// What it has done.
+        what: &'static str,
     },
     /// Setting the sandbox up failed elsewhere.
     #[error("cannot set up the sandbox: {what}: {source}")]
@@ -76,15 +98,26 @@ impl Error {
 /// The machine allows no such sandbox: what was tried, and what would help.
 #[derive(Debug)]
 pub struct Unavailable {
-    /// Which sandbox.
+    /// Which sandbox; `auto` for all.
     pub rung: &'static str,
     /// What was tried, the last of which failed.
     pub probes: Vec<Probe>,
 }
 
+impl Unavailable {
+    /// One thing that was tried and failed.
+    pub(crate) fn of(rung: RungName, tried: &str, failure: String, remedies: Vec<String>) -> Unavailable {
+        let probe = Probe { tried: tried.to_owned(), failure: Some(failure), remedies };
+        Unavailable { rung: rung.as_str(), probes: vec![probe] }
+    }
+}
+
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this machine does not allow the sandbox {:?}", self.rung)?;
+        match self.rung {
+            "auto" => f.write_str("this machine allows no sandbox that lithify knows")?,
+            rung => write!(f, "this machine does not allow the sandbox {rung:?}")?,
+        }
         for probe in &self.probes {
             write!(f, "\n  {probe}")?;
         }

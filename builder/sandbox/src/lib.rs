@@ -10,14 +10,17 @@
 //! dies with whoever started it, and when the first process of a pid namespace dies the kernel kills all others in it: nothing
 //! outlives a build, however it ends.
 //!
-//! This is the rung `range` of the ladder of sandboxes: a user namespace with a range of ids. What the kernel refuses there,
-//! device nodes, is recorded instead (see [`NODE_ATTRIBUTE`]).
+//! That is the rung `range` of the ladder of sandboxes: a user namespace with a range of ids. What the kernel refuses there,
+//! device nodes, is recorded instead (see [`NODE_ATTRIBUTE`]). On the rung `chroot` there are no namespaces: see [`Chroot`].
 
 mod cancel;
+mod chroot;
+mod created;
 mod error;
 mod idmap;
 mod init;
 mod nodes;
+mod place;
 mod policy;
 mod probe;
 mod process;
@@ -25,14 +28,16 @@ mod range;
 mod worker;
 
 pub use cancel::Cancel;
+pub use chroot::Chroot;
 pub use error::{Error, Unavailable};
 pub use idmap::{IdMap, IdRange};
 pub use init::{INIT_ARGUMENT, init_main};
 pub use nodes::NODE_ATTRIBUTE;
-pub use probe::{Ladder, Probe, Rung, id_map, ladder, probe_range};
+pub use place::{Choice, Place, RungName};
+pub use probe::{Ladder, Probe, Rung, choose, id_map, ladder, probe, probe_range};
 pub use process::{MountSource, MountSpec, Network, Outcome, Process, Sandbox, Security, Status, Stdio};
 pub use range::Range;
-pub use worker::{WorkerProcess, spawn_worker};
+pub use worker::{WorkerProcess, arrive, spawn_worker};
 
 #[cfg(test)]
 mod tests;

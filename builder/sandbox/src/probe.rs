@@ -8,9 +8,7 @@ use std::path::Path;
 use lithify_linux::process::{Exit, SpawnError, Stage};
 
 use crate::idmap::MapError;
-use crate::{IdMap, Unavailable, worker};
-
-const RUNG: &str = "range";
+use crate::{Choice, IdMap, Place, RungName, Unavailable, worker};
 
 /// One thing that was tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +40,9 @@ impl fmt::Display for Probe {
 #[derive(Debug)]
 pub struct Rung {
     /// Its name, as in `--sandbox`.
-    pub name: &'static str,
-    /// The ids that it would have, or why it does not work.
-    pub outcome: Result<IdMap, Unavailable>,
+    pub name: RungName,
+    /// What it would be, or why it does not work.
+    pub outcome: Result<Place, Unavailable>,
 }
 
 /// The kinds of sandbox, strongest first.
@@ -54,12 +52,24 @@ pub struct Ladder {
     pub rungs: Vec<Rung>,
 }
 
+impl Ladder {
+    /// The strongest that works.
+    pub fn chosen(&self) -> Option<&Place> {
+        self.rungs.iter().find_map(|rung| rung.outcome.as_ref().ok())
+    }
+}
+
 impl fmt::Display for Ladder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for rung in &self.rungs {
             match &rung.outcome {
-                Ok(map) => writeln!(f, "{}: works, with the ids {}", rung.name, map.key())?,
-                Err(unavailable) => writeln!(f, "{}: {unavailable}", rung.name)?,
+                Ok(Place::Range(map)) => writeln!(f, "{}: works, with the ids {}", rung.name, map.key())?,
+                Ok(_) => writeln!(f, "{}: works", rung.name)?,
+                Err(unavailable) => {
+                    write!(f, "{}: does not work", rung.name)?;
+                    unavailable.probes.iter().try_for_each(|probe| write!(f, "\n  {probe}"))?;
+                    writeln!(f)?;
+                }
             }
         }
         Ok(())
@@ -68,7 +78,70 @@ impl fmt::Display for Ladder {
 
 /// Tries every rung.
 pub fn ladder() -> Ladder {
-    Ladder { rungs: vec![Rung { name: RUNG, outcome: probe_range() }] }
+    let rung = |name| Rung { name, outcome: probe(name) };
+    Ladder { rungs: RungName::ALL.into_iter().map(rung).collect() }
+}
+
+/// The rung that was asked for, or the strongest that works.
+///
+/// # Errors
+/// What was tried of all that were to be, and what would help.
+pub fn choose(choice: Choice) -> Result<Place, Unavailable> {
+    if let Choice::Only(name) = choice {
+        return probe(name);
+    }
+    let mut probes = vec![];
+    for name in RungName::ALL {
+        match probe(name) {
+            Ok(place) => return Ok(place),
+            Err(unavailable) => probes.extend(
+                unavailable
+                    .probes
+                    .into_iter()
+                    .map(|probe| Probe { tried: format!("{name}: {}", probe.tried), ..probe }),
+            ),
+        }
+    }
+    Err(Unavailable { rung: "auto", probes })
+}
+
+/// Tries one rung.
+///
+/// # Errors
+/// What failed, and what would help.
+pub fn probe(name: RungName) -> Result<Place, Unavailable> {
+    match name {
+        RungName::Range => probe_range().map(Place::Range),
+        RungName::Single => Err(Unavailable::of(
+            RungName::Single,
+            "a user namespace with one id, with root emulated",
+            "this version of lithify does not have it yet".into(),
+            vec![],
+        )),
+        RungName::Chroot => probe_chroot().map(|()| Place::Chroot),
+    }
+}
+
+/// Tries whether this process may do what the rung `chroot` needs, in a child.
+fn probe_chroot() -> Result<(), Unavailable> {
+    let failed = |tried: &str, failure: String, remedies| {
+        Err(Unavailable::of(RungName::Chroot, tried, failure, remedies))
+    };
+    if !rustix::process::geteuid().is_root() {
+        let remedy = "run lithify as root of a container; outside of one, a rung with namespaces is safer";
+        return failed("being root", "this is another user".into(), vec![remedy.to_owned()]);
+    }
+    match crate::chroot::probe() {
+        Ok(None) => Ok(()),
+        Ok(Some((right, errno))) => {
+            let remedy = format!(
+                "give the container the capability {right}: --cap-add {right} (in Kubernetes: securityContext.capabilities.add)"
+            );
+            let failure = std::io::Error::from_raw_os_error(errno).to_string();
+            failed(&format!("using the capability {right}"), failure, vec![remedy])
+        }
+        Err(error) => failed("starting a process", error.to_string(), execute_remedies()),
+    }
 }
 
 /// Tries whether this user can have a user namespace with a range of ids, in which mounts can be made: starts a child in one, which
@@ -99,8 +172,7 @@ pub fn id_map() -> Result<IdMap, Unavailable> {
 }
 
 fn unavailable(tried: &str, failure: String, remedies: Vec<String>) -> Unavailable {
-    let probe = Probe { tried: tried.to_owned(), failure: Some(failure), remedies };
-    Unavailable { rung: RUNG, probes: vec![probe] }
+    Unavailable::of(RungName::Range, tried, failure, remedies)
 }
 
 fn no_ids_remedies() -> Vec<String> {
@@ -122,6 +194,11 @@ pub(crate) fn not_started(error: &SpawnError) -> Unavailable {
         }
     };
     unavailable(tried, error.source.to_string(), remedies)
+}
+
+/// What to say of a thread that cannot have a working folder of its own.
+pub(crate) fn not_unshared(error: &std::io::Error) -> Unavailable {
+    unavailable("calling unshare", error.to_string(), namespace_remedies())
 }
 
 /// What to say when the kernel or a helper refused the map.

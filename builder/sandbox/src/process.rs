@@ -118,6 +118,14 @@ pub struct MountSpec {
 pub enum MountSource {
     /// One of the descriptors passed beside the process, counted from 0: a detached mount, or a file or folder.
     Descriptor(usize),
+    /// A file or folder that may be moved into the tree for the time of the step, on the file system of the tree: what the rung
+    /// `chroot`, where nothing can be mounted, has instead of descriptors.
+    Moved {
+        /// One of the descriptors passed beside the process, counted from 0: the folder that it is in.
+        folder: usize,
+        /// Its name there, where it is again afterwards.
+        name: String,
+    },
     /// An empty folder in memory, owned by root.
     Tmpfs {
         /// How much it holds; half of the machine's memory if not said.

@@ -9,11 +9,12 @@ use std::time::Instant;
 use lithify_linux::mount::{self, Attributes, Below};
 use lithify_linux::process::{self, Child, Exit, Namespaces, Program};
 use lithify_linux::seccomp::Listener;
-use lithify_linux::{socket, tree};
+use lithify_linux::socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::created::remove_created;
 use crate::init::{INIT_ARGUMENT, MESSAGE_LIMIT_BYTES, Report};
 use crate::{Cancel, Error, Network, Outcome, Process, Sandbox, Status, Stdio, nodes};
 
@@ -138,7 +139,7 @@ fn protected_executable() -> io::Result<OwnedFd> {
 }
 
 /// The specification as a file in memory, of any length.
-fn write_spec(process: &Process) -> io::Result<OwnedFd> {
+pub(crate) fn write_spec(process: &Process) -> io::Result<OwnedFd> {
     let file = rustix::fs::memfd_create(c"lithify", MemfdFlags::CLOEXEC)?;
     let mut file = std::fs::File::from(file);
     file.write_all(&serde_json::to_vec(process)?)?;
@@ -152,36 +153,6 @@ fn detached(file: OwnedFd) -> io::Result<OwnedFd> {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Ok(file),
         other => other,
     }
-}
-
-/// Removes what was made only to mount on, if nothing is in it: children before parents. Returns what is empty and still there.
-fn remove_created(root: BorrowedFd<'_>, created: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let remove = |path: &[u8]| -> io::Result<()> {
-        let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => (&path[..slash], &path[slash + 1..]),
-            None => (&b""[..], path),
-        };
-        let parent = tree::open_beneath(root, parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
-        let metadata = tree::metadata(&parent, name)?;
-        let flags = match metadata.kind {
-            rustix::fs::FileType::Directory => AtFlags::REMOVEDIR,
-            rustix::fs::FileType::RegularFile if metadata.size_bytes == 0 => AtFlags::empty(),
-            // The step has put something else there.
-            _ => return Ok(()),
-        };
-        Ok(rustix::fs::unlinkat(parent, name, flags)?)
-    };
-    let mut left = vec![];
-    for path in created.iter().rev() {
-        match remove(path).map_err(|error| Errno::from_io_error(&error)) {
-            // Something is in it, or it is gone, or the step has replaced what led there.
-            Ok(())
-            | Err(Some(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {}
-            Err(_) => left.push(path.clone()),
-        }
-    }
-    left.reverse();
-    left
 }
 
 /// How a process's time in the sandbox was over.
@@ -283,6 +254,7 @@ impl Running {
                 self.listener = descriptors.into_iter().next().map(Listener::from);
             }
             Report::Failed(failure) => self.failure = Some(failure.into()),
+            Report::Ended(_) => {}
         }
         Ok(())
     }

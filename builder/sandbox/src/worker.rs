@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc;
 
-use lithify_linux::process::{Child, Exit, Namespaces, Program, SpawnError, Stage, spawn_held};
+use lithify_linux::process::{self, Child, Exit, Namespaces, Program, SpawnError, Stage, spawn_held};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
-use crate::{Error, IdMap, probe};
+use crate::{Error, IdMap, Place, RungName, probe};
 
 /// The namespaces that a worker has for itself.
 pub(crate) const NAMESPACES: Namespaces =
@@ -46,14 +46,14 @@ impl WorkerProcess {
     }
 }
 
-/// Starts this binary again as root of a new user namespace with the ids of `map`, with mounts and a `/proc` of its own. `args`
-/// follow the program's name. Its descriptors are 0 and 1: `/dev/null`, 2: this process's, 3: `socket`; its environment is `env`, its working
-/// folder is `folder`.
+/// Starts this binary again as a worker in `place`: on the rung `range` as root of a new user namespace, with mounts and a `/proc` of
+/// its own. `args` follow the program's name. Its descriptors are 0 and 1: `/dev/null`, 2: this process's, 3: `socket`; its environment is
+/// `env`, its working folder is `folder` as soon as it has called [`arrive`].
 ///
 /// # Errors
 /// [`Error::Unavailable`] where the machine does not allow it, which says what would help.
 pub fn spawn_worker(
-    map: &IdMap,
+    place: &Place,
     args: &[&OsStr],
     env: &[(OsString, OsString)],
     folder: OwnedFd,
@@ -72,10 +72,10 @@ pub fn spawn_worker(
         c_env.push(c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat())?);
     }
     let (sender, receiver) = mpsc::channel();
-    let map = map.clone();
+    let place = place.clone();
     // The kernel ties the worker to the thread that starts it, not to the process; so this one stays as long as the worker does.
     let guard = std::thread::Builder::new().name("worker".into()).spawn(move || {
-        let child = enter(&folder).and_then(|()| start(&map, &c_args, &c_env, &socket));
+        let child = start(&place, &c_args, &c_env, &folder, &socket);
         drop((socket, folder));
         let pidfd = child.as_ref().ok().and_then(|child| child.pidfd().try_clone_to_owned().ok());
         let _ = sender.send(child);
@@ -93,11 +93,37 @@ pub fn spawn_worker(
 /// A new mount namespace takes the working folder along as one of its own mounts, which no descriptor does: only so can the
 /// worker mount what is in a folder that its ids could not reach by a path.
 fn enter(folder: &OwnedFd) -> Result<(), Error> {
-    let entered = lithify_linux::thread::own_folders().and_then(|()| Ok(rustix::process::fchdir(folder)?));
-    entered.map_err(Error::setup("entering the worker's folder"))
+    // Filters that refuse namespaces mostly refuse this as well.
+    lithify_linux::thread::own_folders().map_err(|error| probe::not_unshared(&error))?;
+    rustix::process::fchdir(folder).map_err(Error::setup("entering the worker's folder"))
 }
 
-fn start(map: &IdMap, args: &[CString], env: &[CString], socket: &OwnedFd) -> Result<Child, Error> {
+/// What a worker does first, on its only thread: takes possession of what [`spawn_worker`] gave it.
+///
+/// # Errors
+/// What cannot be had or given up.
+pub fn arrive(rung: RungName) -> Result<(), Error> {
+    if rung != RungName::Chroot {
+        return Ok(());
+    }
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(Error::setup("tying the worker's life to its parent's"))?;
+    let folder = lithify_linux::process::inherited_descriptor(FOLDER);
+    let entered = folder.and_then(|folder| Ok(rustix::process::fchdir(folder)?));
+    entered.map_err(Error::setup("entering the worker's folder"))?;
+    crate::chroot::give_up_privilege()
+}
+
+/// The descriptor of the folder, where a worker has to enter it itself.
+const FOLDER: i32 = 4;
+
+fn start(
+    place: &Place,
+    args: &[CString],
+    env: &[CString],
+    folder: &OwnedFd,
+    socket: &OwnedFd,
+) -> Result<Child, Error> {
     let open = |path: &str, flags| {
         rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
             .map_err(Error::setup(&format!("opening {path}")))
@@ -109,9 +135,16 @@ fn start(map: &IdMap, args: &[CString], env: &[CString], socket: &OwnedFd) -> Re
         executable: executable.as_fd(),
         args,
         env,
-        descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), socket.as_fd()],
+        descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), socket.as_fd(), folder.as_fd()],
     };
-    hold_and_release(map, Some(&program)).map_err(Error::Unavailable)
+    match place {
+        Place::Range(map) => {
+            enter(folder)?;
+            let descriptors = &program.descriptors[..4];
+            hold_and_release(map, Some(&Program { descriptors, ..program })).map_err(Error::Unavailable)
+        }
+        Place::Chroot => Ok(process::spawn(&program, Namespaces::empty())?),
+    }
 }
 
 /// Starts a process in the namespaces, maps its ids and lets it go on.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use lithify_linux::socket;
-use lithify_sandbox::{IdMap, WorkerProcess};
+use lithify_sandbox::{Place, WorkerProcess};
 
 use crate::protocol::{Answer, Failure, FailureKind, Request, Response, RunRequest, RunResult, Snapshotter};
 
@@ -47,14 +47,15 @@ impl Error {
 }
 
 impl Worker {
-    /// Starts the worker inside the user namespace `map`; `trees` is the folder that it keeps trees in, which mapped root owns.
+    /// Starts the worker in `place`; `trees` is the folder that it keeps trees in, which that place's root owns.
     ///
     /// # Errors
     /// [`Error::Start`] where namespaces or id maps are refused.
-    pub fn start(map: &IdMap, trees: OwnedFd, snapshotter: Option<Snapshotter>) -> Result<Worker, Error> {
+    pub fn start(place: &Place, trees: OwnedFd, snapshotter: Option<Snapshotter>) -> Result<Worker, Error> {
         let (control, theirs) = socket::pair().map_err(Error::Gone)?;
-        let process = lithify_sandbox::spawn_worker(map, &[OsStr::new(WORKER_COMMAND)], &[], trees, theirs)
-            .map_err(Error::Start)?;
+        let args = [OsStr::new(WORKER_COMMAND), OsStr::new(place.name().as_str())];
+        let process =
+            lithify_sandbox::spawn_worker(place, &args, &[], trees, theirs).map_err(Error::Start)?;
         let mut worker = Worker { control, process, snapshotter: Snapshotter::Copy };
         match worker.call(&Request::Hello { snapshotter }, &[])? {
             Response::Ready(chosen) => worker.snapshotter = chosen,

@@ -47,6 +47,11 @@ impl From<lithify_snapshot::Error> for Failure {
 
 impl From<lithify_sandbox::Error> for Failure {
     fn from(error: lithify_sandbox::Error) -> Self {
-        Failure::sandbox(&error)
+        match error {
+            lithify_sandbox::Error::Displaced { .. } | lithify_sandbox::Error::Unsupported { .. } => {
+                Failure::input(error)
+            }
+            error => Failure::sandbox(&error),
+        }
     }
 }

@@ -11,6 +11,7 @@ mod client;
 mod copy;
 mod failure;
 mod layers;
+mod mounts;
 pub mod protocol;
 mod run;
 mod serve;

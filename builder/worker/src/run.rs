@@ -4,16 +4,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use lithify_files::owner::{self, Identity};
-use lithify_linux::mount::{self, Below};
 use lithify_linux::{socket, tree};
 use lithify_oci::TreePath;
-use lithify_sandbox::{Cancel, MountSource, MountSpec, Network, Process, Sandbox, Status, Stdio};
-use lithify_snapshot::{ChainId, MoveOrKeep, Workspace};
+use lithify_sandbox::{Cancel, MountSource, MountSpec, Network, Process, Status, Stdio};
+use lithify_snapshot::{ChainId, MoveOrKeep};
 use rustix::fs::{Mode, OFlags};
 
 use crate::layers::LayerFiles;
-use crate::protocol::{Failure, RunMount, RunMountKind, RunRequest, RunResult};
-use crate::serve::{Call, Context, ids, subfolder};
+use crate::mounts::Mounts;
+use crate::protocol::{Failure, RunRequest, RunResult};
+use crate::serve::{Call, Context, ids};
 
 pub(crate) fn run(
     context: &Context,
@@ -28,14 +28,15 @@ pub(crate) fn run(
     let mut workspace = context.snapshots.workspace(&chain, reuse)?;
     let root = workspace.root_mount()?;
     let identity = identity(&root, &request.user)?;
-    let mut mounts =
-        Mounts { context, passed, specs: generated(request), descriptors: vec![], extra: vec![] };
+    let mut mounts = Mounts::new(context, passed, generated(request));
+    mounts.lock_caches(&request.mounts)?;
     for mount in &request.mounts {
         mounts.add(mount)?;
     }
-    let process = process(request, &identity, mounts.specs);
+    let process = process(request, &identity, std::mem::take(&mut mounts.specs));
     let cancel = Cancel::new().map_err(|error| Failure::sandbox(&error))?;
-    let outcome = context.sandbox.run(&process, root, mounts.descriptors, stdio, &cancel)?;
+    let outcome =
+        context.sandbox.run(&process, root, std::mem::take(&mut mounts.descriptors), stdio, &cancel)?;
     match outcome.status {
         Status::Exited(0) => {}
         Status::Exited(code) => return Ok(RunResult::Exited(code)),
@@ -43,6 +44,7 @@ pub(crate) fn run(
         Status::TimedOut => return Ok(RunResult::TimedOut),
         Status::Cancelled => return Ok(RunResult::Signaled(9)),
     }
+    mounts.check_untouched()?;
     let leftovers: Vec<TreePath> =
         outcome.created_mountpoints.iter().map(|path| TreePath::cleaned(path)).collect();
     let made = files.write(|sink| workspace.diff(&leftovers, sink).map_err(Failure::from))?;
@@ -129,107 +131,4 @@ fn generated(request: &RunRequest) -> Vec<MountSpec> {
         read_only: false,
     };
     vec![file("/etc/hosts", &request.hosts), file("/etc/resolv.conf", &request.resolv_conf)]
-}
-
-/// Gathers what the sandbox mounts.
-struct Mounts<'a> {
-    context: &'a Context,
-    passed: Vec<OwnedFd>,
-    specs: Vec<MountSpec>,
-    descriptors: Vec<OwnedFd>,
-    /// Trees that are written to and thrown away; kept until the process has ended.
-    extra: Vec<Workspace>,
-}
-
-impl Mounts<'_> {
-    fn add(&mut self, mount: &RunMount) -> Result<(), Failure> {
-        let (source, read_only) = match &mount.kind {
-            RunMountKind::Tree { chain, source, writable } => {
-                (self.tree(chain, source, *writable)?, !writable)
-            }
-            RunMountKind::Cache { folder, seed, mode, uid, gid, read_only, fresh } => {
-                let folder = self.cache(folder, seed.as_ref(), (*mode, *uid, *gid), *fresh)?;
-                (self.descriptor(folder), *read_only)
-            }
-            RunMountKind::Tmpfs { size_bytes } => {
-                (MountSource::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 }, false)
-            }
-            RunMountKind::File { content, mode, uid, gid } => {
-                let source =
-                    MountSource::Content { bytes: content.clone(), mode: *mode, uid: *uid, gid: *gid };
-                (source, true)
-            }
-            RunMountKind::Socket { file, .. } => {
-                let socket = self.passed.get(*file).map(OwnedFd::try_clone).transpose();
-                let socket =
-                    socket.ok().flatten().ok_or_else(|| Failure::input("a socket is missing in a call"))?;
-                (self.descriptor(socket), false)
-            }
-        };
-        self.specs.push(MountSpec { target: mount.target.clone(), source, read_only });
-        Ok(())
-    }
-
-    fn descriptor(&mut self, descriptor: OwnedFd) -> MountSource {
-        self.descriptors.push(descriptor);
-        MountSource::Descriptor(self.descriptors.len() - 1)
-    }
-
-    /// A part of another tree: a file or a folder.
-    fn tree(&mut self, chain: &crate::Chain, source: &str, writable: bool) -> Result<MountSource, Failure> {
-        let chain = ids(chain);
-        let root = if writable || chain.is_empty() {
-            let workspace = self.context.snapshots.workspace(&chain, MoveOrKeep::Keep)?;
-            let root = workspace.root_mount()?;
-            self.extra.push(workspace);
-            root
-        } else {
-            self.context.snapshots.view(&chain)?.into_root()
-        };
-        let inside = tree::open_in_root(&root, source.as_bytes(), OFlags::PATH, Mode::empty());
-        let inside = inside.map_err(|error| Failure::input(format!("cannot mount {source}: {error}")))?;
-        let mounted = mount::bind(&inside, Below::With).map_err(|error| Failure::sandbox(&error))?;
-        Ok(self.descriptor(mounted))
-    }
-
-    /// A folder that outlives the build, made and filled if it is not there yet.
-    fn cache(
-        &mut self,
-        name: &str,
-        seed: Option<&(crate::Chain, String)>,
-        (mode, uid, gid): (u32, u32, u32),
-        fresh: bool,
-    ) -> Result<OwnedFd, Failure> {
-        let failed = |error: std::io::Error| Failure::storage("cannot prepare a cache mount", &error);
-        if fresh {
-            lithify_snapshot::remove_tree(self.context.cache_mounts.as_fd(), name.as_bytes())
-                .map_err(failed)?;
-        }
-        let exists = rustix::fs::accessat(
-            &self.context.cache_mounts,
-            name,
-            rustix::fs::Access::EXISTS,
-            rustix::fs::AtFlags::empty(),
-        );
-        if exists.is_err() {
-            let folder = subfolder(&self.context.cache_mounts, name).map_err(failed)?;
-            if let Some((chain, source)) = seed {
-                let view = self.context.snapshots.view(&ids(chain))?;
-                let flags = OFlags::DIRECTORY | OFlags::RDONLY;
-                let from = tree::open_in_root(view.root(), source.as_bytes(), flags, Mode::empty());
-                let from = from.map_err(|error| {
-                    Failure::input(format!("cannot fill a cache mount from {source}: {error}"))
-                })?;
-                lithify_snapshot::copy_tree(from.as_fd(), &folder)?;
-            }
-            let prepare = || -> std::io::Result<()> {
-                use rustix::fs::{Gid, Uid};
-                rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-                Ok(rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?)
-            };
-            prepare().map_err(failed)?;
-        }
-        let folder = subfolder(&self.context.cache_mounts, name).map_err(failed)?;
-        mount::bind(&folder, Below::With).map_err(failed)
-    }
 }

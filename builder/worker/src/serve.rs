@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
 
 use lithify_linux::socket;
-use lithify_sandbox::Range;
+use lithify_sandbox::{Chroot, Range, RungName, Sandbox};
 use lithify_snapshot::{ChainId, Overlay, Snapshots};
 
 use crate::client::{read_message, write_message};
@@ -20,7 +20,16 @@ pub(crate) struct Context {
     pub(crate) snapshots: Arc<dyn Snapshots>,
     /// The folder that cache mounts are kept in.
     pub(crate) cache_mounts: OwnedFd,
-    pub(crate) sandbox: Range,
+    pub(crate) sandbox: Box<dyn Sandbox>,
+    pub(crate) mounting: Mounting,
+}
+
+/// How files of other trees and cache mounts come into a step's tree.
+pub(crate) enum Mounting {
+    /// As mounts.
+    Mounted,
+    /// Moved into it and out of it again; copies that are made for it lie in this folder.
+    Moved(OwnedFd),
 }
 
 /// One call: the files that came with it, in order, and the socket for the answer.
@@ -48,6 +57,18 @@ pub fn serve() -> ! {
         eprintln!("lithify: this subcommand is the builder's own");
         std::process::exit(2)
     };
+    let rung = std::env::args().nth(2).unwrap_or_default().parse::<RungName>();
+    let arrived = rung.map_err(|error| error.to_string()).and_then(|rung| {
+        lithify_sandbox::arrive(rung).map_err(|error| Failure::from(error).message)?;
+        Ok(rung)
+    });
+    let rung = match arrived {
+        Ok(rung) => rung,
+        Err(message) => {
+            eprintln!("lithify: the worker cannot start: {message}");
+            std::process::exit(125)
+        }
+    };
     let context: Arc<OnceLock<Context>> = Arc::default();
     while let Ok(Some((_, mut files))) = socket::receive_with_fds(&control, 16) {
         if files.is_empty() {
@@ -57,24 +78,24 @@ pub fn serve() -> ! {
         let context = context.clone();
         let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
         // Where no thread can be had the call's socket closes, and whoever called sees that.
-        let _ = thread.spawn(move || answer(&context, stream, files));
+        let _ = thread.spawn(move || answer(rung, &context, stream, files));
     }
     std::process::exit(0)
 }
 
-fn answer(context: &OnceLock<Context>, mut stream: UnixStream, files: Vec<OwnedFd>) {
+fn answer(rung: RungName, context: &OnceLock<Context>, mut stream: UnixStream, files: Vec<OwnedFd>) {
     // Whoever asked and went away needs no answer.
     let Ok(request) = read_message::<Request>(&mut stream) else { return };
     let answer = {
         let mut call = Call { files: files.into(), stream: &stream };
-        dispatch(context, request, &mut call)
+        dispatch(rung, context, request, &mut call)
     };
     let _ = write_message(&mut stream, &answer);
 }
 
-fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) -> Answer {
+fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) -> Answer {
     if let Request::Hello { snapshotter } = request {
-        let (made, chosen) = open(snapshotter)?;
+        let (made, chosen) = open(rung, snapshotter)?;
         if let Err(again) = context.set(made) {
             drop(again);
         } else if let Some(context) = context.get() {
@@ -117,14 +138,29 @@ fn dispatch(context: &OnceLock<Context>, request: Request, call: &mut Call<'_>) 
 }
 
 /// Trees are kept in the folder that the worker was started in.
-fn open(wanted: Option<Snapshotter>) -> Result<(Context, Snapshotter), Failure> {
+fn open(rung: RungName, wanted: Option<Snapshotter>) -> Result<(Context, Snapshotter), Failure> {
     let failed = |error: io::Error| Failure::storage("cannot use the folder for file trees", &error);
     let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let trees =
         rustix::fs::open(".", flags, rustix::fs::Mode::empty()).map_err(|error| failed(error.into()))?;
     let cache_mounts = subfolder(&trees, "cache-mounts").map_err(failed)?;
+    let wanted = match (rung, wanted) {
+        (RungName::Chroot, Some(Snapshotter::Overlay)) => {
+            let message =
+                "the snapshotter \"overlay\" needs mounts, which the sandbox \"chroot\" has not: use copy";
+            return Err(Failure::input(message));
+        }
+        (RungName::Chroot, None) => Some(Snapshotter::Copy),
+        (_, wanted) => wanted,
+    };
     let (snapshots, chosen) = open_snapshots(&trees, wanted)?;
-    Ok((Context { snapshots, cache_mounts, sandbox: Range::new()? }, chosen))
+    let (sandbox, mounting): (Box<dyn Sandbox>, _) = if rung == RungName::Chroot {
+        let (held, copies) = (subfolder(&trees, "held"), subfolder(&trees, "copies"));
+        (Box::new(Chroot::new(held.map_err(failed)?)?), Mounting::Moved(copies.map_err(failed)?))
+    } else {
+        (Box::new(Range::new()?), Mounting::Mounted)
+    };
+    Ok((Context { snapshots, cache_mounts, sandbox, mounting }, chosen))
 }
 
 /// The snapshotter that was asked for; overlay where it works if none was.
@@ -132,14 +168,16 @@ fn open_snapshots(
     trees: &OwnedFd,
     wanted: Option<Snapshotter>,
 ) -> Result<(Arc<dyn Snapshots>, Snapshotter), Failure> {
-    let overlay = || Overlay::open(trees.as_fd()).map_err(Failure::from);
-    // Overlayfs does not take every file system for its upper folder: not overlayfs itself, nor NFS.
-    let working = || overlay().and_then(|overlay| overlay.probe().map(|()| overlay).map_err(Failure::from));
+    let overlay = || -> Result<Overlay, Failure> {
+        let overlay = Overlay::open(trees.as_fd())?;
+        overlay.probe()?;
+        Ok(overlay)
+    };
     let copy = || lithify_snapshot::Copy::open(trees.as_fd()).map_err(Failure::from);
     match wanted {
         Some(Snapshotter::Overlay) => Ok((Arc::new(overlay()?), Snapshotter::Overlay)),
         Some(Snapshotter::Copy) => Ok((Arc::new(copy()?), Snapshotter::Copy)),
-        None => match working() {
+        None => match overlay() {
             Ok(overlay) => Ok((Arc::new(overlay), Snapshotter::Overlay)),
             Err(_) => Ok((Arc::new(copy()?), Snapshotter::Copy)),
         },

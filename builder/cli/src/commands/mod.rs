@@ -4,6 +4,7 @@ mod build;
 mod call;
 mod check;
 mod dockerfile;
+mod doctor;
 mod files;
 mod remote;
 mod store;
@@ -23,5 +24,6 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
         Command::Du => store::usage(&config, root),
         Command::Prune(arguments) => store::prune(&arguments, &config, root),
         Command::Store(command) => store::run(&command, &config, root),
+        Command::Doctor(arguments) => doctor::run(&arguments, &config, root),
     }
 }

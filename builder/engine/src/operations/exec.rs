@@ -49,6 +49,9 @@ impl Running<'_> {
             return Ok(done);
         }
         self.make(id, &keyed, &below, |worker, files| {
+            if let Some(message) = self.trees.take_warning() {
+                self.request.observer.event(crate::Event::Warning { message });
+            }
             self.trees.ensure(worker, &below)?;
             let mounts = self.prepare_mounts(worker, step, exec, &contents)?;
             let made = self.run_process(id, exec, below.chain(), mounts, worker, files)?;

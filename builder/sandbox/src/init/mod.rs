@@ -6,7 +6,7 @@
 
 mod execute;
 mod root;
-mod target;
+pub(crate) mod target;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -16,7 +16,7 @@ use lithify_linux::{capability, network, process, socket};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Network, Process, Security, policy};
+use crate::{Error, Network, Process, Security, Status, chroot, policy};
 
 /// The argument with which this binary is started as the first process of a sandbox; [`init_main`] is to be called then.
 pub const INIT_ARGUMENT: &str = "__init";
@@ -34,6 +34,8 @@ pub(crate) enum Report {
     },
     /// It will not be.
     Failed(Failure),
+    /// It has ended, and so has all that it started: the keeper's word.
+    Ended(Status),
 }
 
 /// An [`Error`] on its way through the socket.
@@ -82,8 +84,14 @@ impl From<Failure> for Error {
 /// Started by anyone else, it ends with code 125.
 pub fn init_main() -> ! {
     process::reset_signals();
+    let become_step = match std::env::args().nth(2).as_deref() {
+        Some(chroot::KEEPER) => std::process::exit(chroot::keeper::main()),
+        Some(chroot::PROBE) => std::process::exit(chroot::probe_main()),
+        Some(chroot::STEP) => init_in_folder,
+        _ => init,
+    };
     let code = match inherited() {
-        Ok((control, spec)) => match init(control.as_fd(), spec) {
+        Ok((control, spec)) => match become_step(control.as_fd(), spec) {
             Ok(never) => match never {},
             Err(Stop::Unable(error)) => {
                 let report = Report::Failed(error.into());
@@ -135,7 +143,8 @@ fn send(control: BorrowedFd<'_>, report: &Report, descriptors: &[BorrowedFd<'_>]
     socket::send_with_fds(control, &bytes, descriptors)
 }
 
-fn init(control: BorrowedFd<'_>, mut spec: File) -> Result<std::convert::Infallible, Stop> {
+/// Reads what to run, and receives the root folder and what is to be mounted.
+fn receive(control: BorrowedFd<'_>, mut spec: File) -> Result<(Process, OwnedFd, Vec<OwnedFd>), Error> {
     let mut json = vec![];
     spec.read_to_end(&mut json).map_err(Error::setup("reading what to run"))?;
     let process: Process = serde_json::from_slice(&json)
@@ -145,10 +154,36 @@ fn init(control: BorrowedFd<'_>, mut spec: File) -> Result<std::convert::Infalli
         .and_then(|message| message.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
         .map_err(Error::setup("receiving the mounts"))?;
     if descriptors.is_empty() {
-        return Err(Error::setup("receiving the mounts")(io::Error::from(io::ErrorKind::InvalidData)).into());
+        return Err(Error::setup("receiving the mounts")(io::Error::from(io::ErrorKind::InvalidData)));
     }
     let root = descriptors.remove(0);
+    Ok((process, root, descriptors))
+}
 
+/// The rung `chroot`: a step's process in a folder that is ready for it.
+fn init_in_folder(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::Infallible, Stop> {
+    let (process, root, _) = receive(control, spec)?;
+    let enter = || -> rustix::io::Result<()> {
+        rustix::process::fchdir(&root)?;
+        rustix::process::chroot(c".")?;
+        rustix::process::chdir(c"/")
+    };
+    enter().map_err(Error::setup("changing the root folder"))?;
+    execute::set_limits(&process.ulimits)?;
+    let permitted =
+        rustix::thread::capabilities(None).map_err(Error::setup("reading the capabilities"))?.permitted;
+    become_user(&process, permitted.intersection(policy::CAPABILITIES))?;
+    let command = execute::find(&process);
+    send(control, &Report::Ready { created: vec![] }, &[]).map_err(Error::setup("reporting"))?;
+    let (code, message) = match command {
+        Ok(path) => execute::execute(&path, &process),
+        Err(failure) => failure,
+    };
+    Err(Stop::NotExecuted { code, message })
+}
+
+fn init(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::Infallible, Stop> {
+    let (process, root, descriptors) = receive(control, spec)?;
     rustix::process::umask(rustix::fs::Mode::empty());
     if process.network == Network::None {
         network::bring_loopback_up().map_err(Error::setup("bringing the loopback interface up"))?;
@@ -181,6 +216,10 @@ fn give_up_privilege(process: &Process) -> Result<(), Error> {
     if process.security == Security::Sandbox {
         capability::bound(kept).map_err(Error::setup("limiting the capabilities"))?;
     }
+    become_user(process, kept)
+}
+
+fn become_user(process: &Process, kept: capability::Capabilities) -> Result<(), Error> {
     // With root's rights where they suffice, as runc does it; else with the user's.
     let entered = rustix::process::chdir(&process.cwd);
 

@@ -202,7 +202,7 @@ impl Builder<'_> {
             MountSource::Content { bytes, mode, uid, gid } => {
                 self.content(index, bytes, *mode, (*uid, *gid)).map(Some).map_err(self.failed(&spec.target))
             }
-            MountSource::Descriptor(_) | MountSource::Tmpfs { .. } => Ok(None),
+            MountSource::Descriptor(_) | MountSource::Moved { .. } | MountSource::Tmpfs { .. } => Ok(None),
         };
         self.process.mounts.iter().enumerate().map(make).collect()
     }
@@ -229,6 +229,8 @@ impl Builder<'_> {
         let (mount, kind) = match &spec.source {
             MountSource::Content { .. } => (content.ok_or(io::Error::from(Errno::BADF)), Kind::File),
             MountSource::Tmpfs { size_bytes, mode } => (tmpfs(*size_bytes, *mode), Kind::Folder),
+            // It is for a rung without mounts.
+            MountSource::Moved { .. } => return Err(self.failed(&spec.target)(Errno::OPNOTSUPP.into())),
             MountSource::Descriptor(index) => {
                 let mount = descriptors.get_mut(*index).and_then(Option::take);
                 let target = spec.target.clone();

@@ -46,6 +46,30 @@ pub(super) fn open(
     }
 }
 
+/// Where something is or can be put.
+pub(crate) struct Spot {
+    /// The folder.
+    pub(crate) parent: OwnedFd,
+    /// The name there, of no symbolic link.
+    pub(crate) name: Vec<u8>,
+    /// The path of that below the root, free of links.
+    pub(crate) path: Vec<u8>,
+}
+
+/// As [`open`], but for the last component, which is found but not made.
+pub(crate) fn locate(root: BorrowedFd<'_>, path: &str, created: &mut Vec<Vec<u8>>) -> io::Result<Spot> {
+    let mut walk = Walk { root, folders: vec![], names: vec![], pending: VecDeque::new(), links: 0 };
+    walk.expect(path.as_bytes());
+    while let Some(name) = walk.pending.pop_front() {
+        if walk.pending.is_empty() && name != b".." && !walk.is_link(&name)? {
+            walk.names.push(name);
+            return walk.spot(walk.folders.len());
+        }
+        walk.enter(name, Kind::Folder, created)?;
+    }
+    walk.spot(walk.folders.len().saturating_sub(1))
+}
+
 struct Walk<'a> {
     root: BorrowedFd<'a>,
     /// The folders entered, below the root.
@@ -117,6 +141,23 @@ impl Walk<'_> {
             _ if self.pending.is_empty() => Ok(Some(entry)),
             _ => Err(Errno::NOTDIR.into()),
         }
+    }
+
+    fn is_link(&self, name: &[u8]) -> io::Result<bool> {
+        let here = self.folders.last().map_or(self.root, AsFd::as_fd);
+        match tree::metadata(here, name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => Ok(other?.kind == FileType::Symlink),
+        }
+    }
+
+    /// The last of the names, in the folder above which there are `depth`.
+    fn spot(&self, depth: usize) -> io::Result<Spot> {
+        let parent = depth.checked_sub(1).map_or(self.root, |above| self.folders[above].as_fd());
+        // The root itself has no name.
+        let name = self.names.last().ok_or(Errno::BUSY)?.clone();
+        let parent = rustix::io::fcntl_dupfd_cloexec(parent, 0)?;
+        Ok(Spot { parent, name, path: self.names.join(&b'/') })
     }
 
     fn path_of(&self, name: &[u8]) -> Vec<u8> {

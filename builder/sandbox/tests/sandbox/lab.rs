@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use lithify_linux::{mount, process, socket, tree};
 use lithify_sandbox::{
-    Cancel, IdMap, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Process, Range, Sandbox, Status, Stdio,
-    WorkerProcess, probe_range, spawn_worker,
+    Cancel, IdMap, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Place, Process, Range, Sandbox, Status,
+    Stdio, WorkerProcess, probe_range, spawn_worker,
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ pub(crate) fn start_worker(map: &IdMap, folder: &Path) -> (WorkerProcess, OwnedF
     let args = [OsStr::new(WORKER_ARGUMENT), folder.as_os_str()];
     let env = [("LEAK".into(), "from the worker".into())];
     let start = File::open(folder).expect("the folder").into();
-    (spawn_worker(map, &args, &env, start, theirs).expect("a worker"), ours)
+    (spawn_worker(&Place::Range(map.clone()), &args, &env, start, theirs).expect("a worker"), ours)
 }
 
 /// Has a worker of its own do it.
