@@ -7,6 +7,7 @@
 //!
 //! The worker has no network client, no cache and no credentials. Blobs come to it, and go from it, as open files.
 
+mod agent;
 mod client;
 mod copy;
 mod failure;

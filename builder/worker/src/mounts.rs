@@ -11,6 +11,7 @@ use lithify_sandbox::{MountSource, MountSpec};
 use lithify_snapshot::{MoveOrKeep, Workspace};
 use rustix::fs::{FileType, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
+use crate::agent::{Access, Agent};
 use crate::protocol::{Failure, RunMount, RunMountKind};
 use crate::serve::{Context, Mounting, ids, subfolder};
 
@@ -26,6 +27,7 @@ pub(crate) struct Mounts<'a> {
     copies: Vec<Copy>,
     /// Held until the process has ended.
     locks: Vec<OwnedFd>,
+    agents: Vec<Agent>,
 }
 
 /// A folder with a copy, removed when it is dropped.
@@ -53,8 +55,8 @@ impl Drop for Copy {
 impl<'a> Mounts<'a> {
     /// The mounts `specs`, and none more yet. `passed` are the descriptors that came with the call.
     pub(crate) fn new(context: &'a Context, passed: Vec<OwnedFd>, specs: Vec<MountSpec>) -> Self {
-        let (descriptors, extra, copies, locks) = (vec![], vec![], vec![], vec![]);
-        Mounts { context, passed, specs, descriptors, extra, copies, locks }
+        let (descriptors, extra, copies, locks, agents) = (vec![], vec![], vec![], vec![], vec![]);
+        Mounts { context, passed, specs, descriptors, extra, copies, locks, agents }
     }
 
     /// Where cache mounts are moved, only one step can have one at a time. Locked in one order by all, so that none waits for ever.
@@ -100,13 +102,16 @@ impl<'a> Mounts<'a> {
                     MountSource::Content { bytes: content.clone(), mode: *mode, uid: *uid, gid: *gid };
                 (source, true)
             }
-            RunMountKind::Socket { file, .. } => {
+            RunMountKind::Socket { file, mode, uid, gid } => {
                 if let Mounting::Moved(_) = self.context.mounting {
                     return Err(unsupported("--mount=type=ssh"));
                 }
-                let socket = self.passed.get(*file).map(OwnedFd::try_clone).transpose();
-                let socket =
-                    socket.ok().flatten().ok_or_else(|| Failure::input("a socket is missing in a call"))?;
+                let main = self.passed.get(*file).map(OwnedFd::try_clone).transpose().ok().flatten();
+                let main = main.ok_or_else(|| Failure::input("a socket is missing in a call"))?;
+                let access = Access { mode: *mode, uid: *uid, gid: *gid };
+                let (agent, socket) = Agent::listen(&self.context.cache_mounts, &access, main)
+                    .map_err(|error| Failure::storage("cannot make a socket for the ssh agent", &error))?;
+                self.agents.push(agent);
                 (self.descriptor(socket), false)
             }
         };

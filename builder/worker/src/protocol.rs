@@ -212,7 +212,7 @@ pub enum RunMountKind {
         /// Its group.
         gid: u32,
     },
-    /// A socket of the host, passed with the call.
+    /// The socket of an ssh agent: connections to it go to the main process, through a socket passed with the call.
     Socket {
         /// Its place among the further files of the call.
         file: usize,

@@ -3,6 +3,7 @@
 //! A step is first looked up, which costs next to nothing: [`Running::look_up`]. What that does not settle is performed on
 //! a thread of its own: contents are hashed and looked up again, and only then something runs.
 
+mod agent;
 mod certificates;
 mod copy;
 mod directory;

@@ -131,15 +131,10 @@ impl Running<'_> {
                     }
                     return Ok(());
                 };
-                let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-                let opened = rustix::fs::open(socket, flags, rustix::fs::Mode::empty());
-                let opened = opened.map_err(|error| {
-                    Failure::Input(format!(
-                        "cannot open the ssh agent's socket {}: {error}",
-                        socket.display()
-                    ))
-                })?;
-                prepared.passed.push(opened);
+                let relay = super::agent::relay(socket.clone());
+                let relay =
+                    relay.map_err(|source| Failure::Io { doing: "cannot reach the ssh agent", source })?;
+                prepared.passed.push(relay);
                 if let Some(target) = &mount.target {
                     prepared.env.push(("SSH_AUTH_SOCK".into(), target.clone()));
                 }
