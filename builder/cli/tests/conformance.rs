@@ -94,7 +94,7 @@ impl Suite {
         if case.needs_root() && !lithify_testkit::is_root() {
             skipped(
                 &format!("conformance case {}", case.name),
-                "its context has owners or devices, which needs root",
+                "its context has owners, devices or files of mode 0, which needs root",
             );
             return Verdict::Skipped;
         }

@@ -76,11 +76,13 @@ impl Case {
         Ok(())
     }
 
-    /// Whether laying the case out needs root: its `setup.sh` makes devices, owners or file capabilities.
+    /// Whether the case needs root: its `setup.sh` makes devices, owners, file capabilities, or files that only root may read.
     pub fn needs_root(&self) -> bool {
         let setup = self.files.iter().find(|(path, _)| path == "setup.sh");
         let text = setup.map(|(_, content)| String::from_utf8_lossy(content)).unwrap_or_default();
-        ["mknod", "chown", "chgrp", "setcap", "setfattr"].iter().any(|word| text.contains(word))
+        ["mknod", "chown", "chgrp", "setcap", "setfattr", "chmod 000", "chmod 0 "]
+            .iter()
+            .any(|word| text.contains(word))
     }
 
     /// Writes the context into `folder`, which must be empty.
