@@ -166,7 +166,9 @@ impl Temporary {
                 Ok(())
             }
             Err(Errno::EXIST) => {
-                std::thread::spawn(move || drop(self));
+                // Where no thread can be had it is dropped here and now.
+                let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
+                let _ = thread.spawn(move || drop(self));
                 Ok(())
             }
             Err(error) => Err(failed("name", &name)(error.into())),

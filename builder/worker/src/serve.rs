@@ -101,7 +101,9 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
         } else if let Some(context) = context.get() {
             // Killed workers leave folders behind. What cannot be removed now is left to the next worker.
             let shared = context.snapshots.clone();
-            std::thread::spawn(move || shared.sweep());
+            let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
+            // Leftovers that no thread can be had for wait for the next worker.
+            let _ = thread.spawn(move || shared.sweep());
         }
         return Ok(Response::Ready(chosen));
     }
