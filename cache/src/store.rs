@@ -93,7 +93,11 @@ impl Store {
         let root = std::path::absolute(root).map_err(Error::at(root))?;
         let path = root.join("lithify.db");
         let database = match Database::open(&path)? {
-            Some(database) => database,
+            Some(database) => {
+                // Someone may have removed a folder to be rid of what was in it.
+                make_folders(&root)?;
+                database
+            }
             None => {
                 lay_out(&root)?;
                 Database::create(&path, &root.join("create.lock"))?
@@ -178,12 +182,16 @@ impl Drop for Guard<'_> {
 
 /// Makes the folders, for their owner alone: trees hold other users' setuid files.
 fn lay_out(root: &Path) -> Result<(), Error> {
+    make_folders(root)?;
+    images::write_layout(root)
+}
+
+fn make_folders(root: &Path) -> Result<(), Error> {
     let make =
         |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::at(path));
     ["blobs/sha256", "contexts", "trees", "locks", "tmp", "use"]
         .iter()
-        .try_for_each(|name| make(&root.join(name)))?;
-    images::write_layout(root)
+        .try_for_each(|name| make(&root.join(name)))
 }
 
 /// Which boot of the machine this is. Where the kernel does not tell, a value that no other process has, so that

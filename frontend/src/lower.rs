@@ -14,7 +14,9 @@ mod stage;
 
 use std::collections::HashMap;
 
-use lithify_graph::{Context, Graph, Image, Op, Span, Step, StepId, Target, Tree};
+use lithify_graph::{
+    Context, Copy, CopySource, Graph, HistoryItem, Image, Op, Span, Step, StepId, Target, Tree, Unpack,
+};
 use lithify_oci::{ImageConfig, Platform, RootFs};
 
 use crate::diagnostic::Diagnostic;
@@ -149,6 +151,26 @@ impl<'a> Lowering<'a> {
         });
         self.contexts.insert(key, id);
         Tree::Of(id)
+    }
+
+    /// The tree that a folder is when a stage starts from it: one layer of all its files, and what the history says of it.
+    fn folder_as_base(&mut self, name: &str, place: &Place<'_>) -> (Tree, HistoryItem) {
+        let from = self.context(Some(name));
+        let copy = Copy {
+            base: Tree::Scratch,
+            sources: vec![CopySource::Path { from, pattern: "/".into(), unpack: Unpack::Never }],
+            dest: "/".into(),
+            dest_is_directory: true,
+            owner: None,
+            mode: None,
+            link: false,
+            parents: false,
+            exclude: vec![],
+        };
+        let id = self.push(Op::Copy(copy), &place.node.platform, place);
+        let mut item = history::item(format!("FROM {name}"), history::Layer::Unmarked(id));
+        item.history.comment = Some("buildkit.exporter.image.v0".into());
+        (Tree::Of(id), item)
     }
 
     /// The step that shows an image; an image without layers is the empty tree.

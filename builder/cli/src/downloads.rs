@@ -8,12 +8,14 @@ use lithify_oci::{Blobs, Digest};
 use lithify_transfer::fetch::{self, Conditions, Downloads, Fetched, GitOptions, GitUrl};
 use tokio::runtime::Runtime;
 
+use crate::access::{Access, shown};
 use crate::exit::{self, Problem};
 use crate::sources::{open_folder, store_problem, temporary_folder};
 
 fn git_failed(url: &str) -> impl Fn(lithify_transfer::Error) -> SourceError {
     move |error| SourceError {
-        message: Problem::caused(exit::SOURCE, format_args!("cannot check out {url}"), &error).lines(),
+        message: Problem::caused(exit::SOURCE, format_args!("cannot check out {}", shown(url)), &error)
+            .lines(),
     }
 }
 
@@ -21,17 +23,18 @@ fn git_failed(url: &str) -> impl Fn(lithify_transfer::Error) -> SourceError {
 fn git_url(url: &str, is_context: bool) -> Result<GitUrl, SourceError> {
     let parsed = if is_context { GitUrl::parse_context(url) } else { GitUrl::parse(url) };
     let parsed = parsed.map_err(git_failed(url))?;
-    parsed.ok_or_else(|| SourceError { message: format!("{url} is no git repository") })
+    parsed.ok_or_else(|| SourceError { message: format!("{} is no git repository", shown(url)) })
 }
 
 /// The commit that a source of ADD stands for now; `None` where only a checkout can tell.
 pub(crate) fn git_commit(
     runtime: &Runtime,
+    access: &Access,
     url: &str,
     checksum: Option<&str>,
 ) -> Result<Option<String>, SourceError> {
     let parsed = git_url(url, false)?;
-    let resolving = async { fetch::resolve(&parsed, &GitOptions::default()).await };
+    let resolving = async { fetch::resolve(&parsed, &access.git(url)).await };
     let commit = runtime.block_on(resolving).map_err(git_failed(url))?;
     commit.map(|commit| expect_commit(url, commit, checksum)).transpose()
 }
@@ -40,7 +43,7 @@ fn expect_commit(url: &str, commit: String, checksum: Option<&str>) -> Result<St
     match checksum.filter(|expected| !commit.starts_with(*expected)) {
         None => Ok(commit),
         Some(expected) => Err(SourceError {
-            message: format!("{url} is at commit {commit}, but --checksum={expected} was asked for"),
+            message: format!("{} is at commit {commit}, but {expected} was asked for", shown(url)),
         }),
     }
 }
@@ -48,6 +51,7 @@ fn expect_commit(url: &str, commit: String, checksum: Option<&str>) -> Result<St
 /// Checks a repository out. `is_context` allows the short form `github.com/owner/repository`.
 pub(crate) fn git(
     runtime: &Runtime,
+    access: &Access,
     url: &str,
     is_context: bool,
     keep_git_dir: bool,
@@ -55,7 +59,7 @@ pub(crate) fn git(
 ) -> Result<FileSource, SourceError> {
     let parsed = git_url(url, is_context)?;
     let (empty, path) = temporary_folder()?;
-    let options = GitOptions { keep_git_dir, ..GitOptions::default() };
+    let options = GitOptions { keep_git_dir, ..access.git(url) };
     let folder = path.join("checkout");
     let checking_out = fetch::checkout(&parsed, &folder, &options);
     let checkout = runtime.block_on(checking_out).map_err(git_failed(url))?;
@@ -70,12 +74,13 @@ pub(crate) fn git(
 /// `checksum` says what it must be, not even that.
 pub(crate) fn file(
     runtime: &Runtime,
+    access: &Access,
     store: &Store,
     url: &str,
     checksum: Option<Digest>,
 ) -> Result<Download, SourceError> {
     let failed = |error: &dyn std::error::Error| SourceError {
-        message: Problem::caused(exit::SOURCE, format_args!("cannot download {url}"), error).lines(),
+        message: Problem::caused(exit::SOURCE, format_args!("cannot download {}", shown(url)), error).lines(),
     };
     let unusable = |error| SourceError { message: store_problem(error).lines() };
     let known = store.download(url).map_err(unusable)?;
@@ -88,7 +93,7 @@ pub(crate) fn file(
     let conditions = Conditions {
         etag: known.as_ref().and_then(|known| known.etag.clone()),
         last_modified: known.as_ref().and_then(|known| known.last_modified.clone()),
-        authorization: None,
+        authorization: access.http(url),
     };
     let fetching = downloads.fetch(url, &conditions, store, &());
     let download = match (runtime.block_on(fetching).map_err(|error| failed(&error))?, known) {
@@ -102,7 +107,7 @@ pub(crate) fn file(
         },
         (Fetched::NotModified, Some(known)) => known,
         (Fetched::NotModified, None) => {
-            return Err(SourceError { message: format!("{url} did not send a file") });
+            return Err(SourceError { message: format!("{} did not send a file", shown(url)) });
         }
     };
     store.remember_download(url, &download).map_err(unusable)?;
@@ -110,7 +115,8 @@ pub(crate) fn file(
         None => Ok(download),
         Some(expected) => Err(SourceError {
             message: format!(
-                "{url} has the digest {}, but --checksum={expected} was asked for",
+                "{} has the digest {}, but --checksum={expected} was asked for",
+                shown(url),
                 download.digest
             ),
         }),
@@ -120,12 +126,13 @@ pub(crate) fn file(
 /// Downloads one file for ADD.
 pub(crate) fn http(
     runtime: &Runtime,
+    access: &Access,
     store: &Store,
     url: &str,
     checksum: Option<Digest>,
     name: Option<&str>,
 ) -> Result<FileSource, SourceError> {
-    let download = file(runtime, store, url, checksum)?;
+    let download = file(runtime, access, store, url, checksum)?;
     match name {
         Some(name) => folder_of(store, &download, name),
         None => {

@@ -56,7 +56,7 @@ pub(crate) fn options(
 }
 
 /// `--build-arg NAME` takes the value from the environment, and counts for nothing where there is none.
-pub(crate) fn build_args(arguments: &[String]) -> Vec<(String, String)> {
+fn build_args(arguments: &[String]) -> Vec<(String, String)> {
     let mut args: Vec<(String, String)> = vec![];
     // As docker does, so that a release can be dated from outside.
     args.extend(std::env::var("SOURCE_DATE_EPOCH").ok().map(|epoch| ("SOURCE_DATE_EPOCH".to_owned(), epoch)));

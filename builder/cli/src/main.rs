@@ -1,5 +1,6 @@
 //! The command line of Lithify: arguments, configuration, rendering and exit codes. All logic lives in the libraries.
 
+mod access;
 mod args;
 mod commands;
 mod config;

@@ -47,14 +47,11 @@ pub(crate) enum Destination {
 
 /// What the flags of `build` say of its outputs.
 pub(crate) fn parse(build: &Build, tags: &[Reference]) -> Result<Vec<Planned>, Problem> {
-    let times = times(build)?;
     let mut outputs = vec![];
     for spec in &build.output {
-        let mut planned = parse_one(spec, tags)?;
-        planned.encoding.times = times.unwrap_or(planned.encoding.times);
-        outputs.push(planned);
+        outputs.push(parse_one(spec, tags)?);
     }
-    let encoding = Encoding { times: times.unwrap_or(Encoding::default().times), ..Encoding::default() };
+    let encoding = Encoding::default();
     let plain = |output| Planned { output, encoding };
     if build.push {
         if tags.is_empty() {
@@ -72,21 +69,17 @@ pub(crate) fn parse(build: &Build, tags: &[Reference]) -> Result<Vec<Planned>, P
     Ok(outputs)
 }
 
-/// `--timestamp`, else SOURCE_DATE_EPOCH, as an argument or in the environment; `None` where nobody says anything.
-pub(crate) fn times(build: &Build) -> Result<Option<Times>, Problem> {
+/// `--timestamp`, else SOURCE_DATE_EPOCH; `None` where nobody says anything.
+pub(crate) fn times(timestamp: Option<&str>, epoch: Option<&str>) -> Result<Option<Times>, Problem> {
     let seconds = |flag: &str, text: &str| match text.parse() {
         Ok(seconds) => Ok(Some(Times::At(seconds))),
         Err(_) => Err(wrong(flag, text, "expected seconds since 1970")),
     };
-    match build.timestamp.as_deref() {
-        Some("preserve") => return Ok(Some(Times::Preserve)),
-        Some(text) => return seconds("--timestamp", text),
-        None => {}
-    }
-    let args = crate::inputs::build_args(&build.dockerfile.build_arg);
-    match args.iter().rfind(|(name, _)| name == "SOURCE_DATE_EPOCH") {
-        Some((_, text)) if !text.is_empty() => seconds("SOURCE_DATE_EPOCH", text),
-        _ => Ok(None),
+    match (timestamp, epoch) {
+        (Some("preserve"), _) => Ok(Some(Times::Preserve)),
+        (Some(text), _) => seconds("--timestamp", text),
+        (None, Some(text)) => seconds("SOURCE_DATE_EPOCH", text),
+        (None, None) => Ok(None),
     }
 }
 
@@ -254,19 +247,23 @@ fn umask() -> u32 {
 }
 
 /// Whether a file may be written where `path` says, found out before the build rather than after it.
-pub(crate) fn check_writable(output: &Output) -> io::Result<()> {
+pub(crate) fn check_writable(output: &Output) -> Result<(), (PathBuf, io::Error)> {
     let path = match output {
         Output::OciArchive(Destination::File(path))
         | Output::DockerArchive(Destination::File(path))
         | Output::Files(Destination::File(path)) => path,
         Output::Folder(folder) => {
-            std::fs::create_dir_all(folder)?;
-            return tempfile::tempfile_in(folder).map(|_: File| ());
+            return std::fs::create_dir_all(folder)
+                .and_then(|()| tempfile::tempfile_in(folder).map(|_: File| ()))
+                .map_err(|error| (folder.clone(), error));
         }
         _ => return Ok(()),
     };
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::tempfile_in(folder).map(|_: File| ())
+    if path.is_dir() {
+        return Err((path.clone(), io::ErrorKind::IsADirectory.into()));
+    }
+    tempfile::tempfile_in(folder).map(|_: File| ()).map_err(|error| (path.clone(), error))
 }
 
 #[cfg(test)]

@@ -2,8 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use lithify_engine::{Cancel, TemporaryFolder};
+
+use crate::render::say;
+
+/// How long an orderly end may take. What cannot be stopped, such as a download or a push, is dropped then: the store is
+/// sound at every instant.
+const GRACE: Duration = Duration::from_millis(700);
 
 /// How a signal is answered.
 pub(crate) struct Stopping(Arc<AtomicBool>);
@@ -28,6 +35,12 @@ pub(crate) fn cancel_on_signals(cancel: &Cancel) -> Stopping {
         signals.wait();
         cancel.cancel();
         if has_steps.load(Ordering::SeqCst) {
+            std::thread::spawn(|| {
+                std::thread::sleep(GRACE);
+                say(format_args!("error: interrupted; finished steps are kept in the cache"));
+                TemporaryFolder::remove_all();
+                std::process::exit(130);
+            });
             signals.wait();
         }
         TemporaryFolder::remove_all();

@@ -17,6 +17,7 @@ use lithify_transfer::layout::{self, Layout};
 use lithify_transfer::registry::{self, Client};
 use lithify_transfer::{Credentials, Image};
 
+use crate::access::Access;
 use crate::args::Pull;
 use crate::config::Config;
 use crate::contexts::Source;
@@ -31,6 +32,7 @@ pub(crate) struct Provider<'a> {
     pull: Pull,
     main: MainContext,
     named: BTreeMap<String, Source>,
+    access: Access,
     network: OnceLock<Network>,
     images: Mutex<HashMap<Digest, Known>>,
     folders: Mutex<HashMap<Option<String>, Arc<FileSource>>>,
@@ -78,10 +80,16 @@ impl<'a> Provider<'a> {
             pull,
             main,
             named,
+            access: Access::default(),
             network: OnceLock::new(),
             images: Mutex::default(),
             folders: Mutex::default(),
         }
+    }
+
+    /// With what private servers ask for.
+    pub(crate) fn with_access(self, access: Access) -> Self {
+        Provider { access, ..self }
     }
 
     fn network(&self) -> Result<&Network, Problem> {
@@ -228,7 +236,10 @@ impl<'a> Provider<'a> {
         if Digest::of(&bytes) != *digest {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
-                format!("the blob {digest} is damaged"),
+                format!(
+                    "the blob {} is damaged: remove it, and it is fetched or made again",
+                    self.store.blob_path(digest).display()
+                ),
             ));
         }
         Ok(bytes)
@@ -247,13 +258,22 @@ impl<'a> Provider<'a> {
         let bytes = self.read_blob(&image.config.digest);
         let bytes = bytes
             .map_err(|error| Problem::caused(exit::STORE, "cannot read an image's configuration", &error))?;
-        serde_json::from_slice(&bytes).map_err(|error| {
+        let config: ImageConfig = serde_json::from_slice(&bytes).map_err(|error| {
             Problem::caused(
                 exit::SOURCE,
                 format_args!("the configuration {} is malformed", image.config.digest),
                 &error,
             )
-        })
+        })?;
+        let (named, there) = (config.rootfs.diff_ids.len(), image.layers.len());
+        if named != there {
+            let message = format!(
+                "the configuration {} is malformed: it names {named} layers, and the manifest {there}",
+                image.config.digest
+            );
+            return Err(Problem::new(exit::SOURCE, message));
+        }
+        Ok(config)
     }
 
     /// Pushes a built image under a name.
@@ -299,7 +319,7 @@ impl<'a> Provider<'a> {
         keep_git_dir: bool,
         checksum: Option<&str>,
     ) -> Result<FileSource, SourceError> {
-        downloads::git(&self.connected()?.runtime, url, is_context, keep_git_dir, checksum)
+        downloads::git(&self.connected()?.runtime, &self.access, url, is_context, keep_git_dir, checksum)
     }
 
     fn download(
@@ -308,7 +328,7 @@ impl<'a> Provider<'a> {
         checksum: Option<Digest>,
         name: Option<&str>,
     ) -> Result<FileSource, SourceError> {
-        downloads::http(&self.connected()?.runtime, self.store, url, checksum, name)
+        downloads::http(&self.connected()?.runtime, &self.access, self.store, url, checksum, name)
     }
 
     fn connected(&self) -> Result<&Network, SourceError> {
@@ -323,15 +343,6 @@ impl Sources for Provider<'_> {
         let known = known
             .ok_or_else(|| SourceError { message: format!("the image {} was not looked up", image.name) })?;
         let (diff_ids, layers) = (&known.config.rootfs.diff_ids, &known.image.layers);
-        if diff_ids.len() != layers.len() {
-            let message = format!(
-                "the image {} is malformed: its manifest has {} layers, its configuration {}",
-                image.name,
-                layers.len(),
-                diff_ids.len()
-            );
-            return Err(SourceError { message });
-        }
         Ok(ImageLayers { layers: diff_ids.iter().copied().zip(layers.iter().cloned()).collect() })
     }
 
@@ -389,7 +400,7 @@ impl Sources for Provider<'_> {
     }
 
     fn git_commit(&self, git: &Git) -> Result<Option<String>, SourceError> {
-        downloads::git_commit(&self.connected()?.runtime, &git.url, git.checksum.as_deref())
+        downloads::git_commit(&self.connected()?.runtime, &self.access, &git.url, git.checksum.as_deref())
     }
 
     fn git(&self, git: &Git, commit: Option<&str>) -> Result<Arc<FileSource>, SourceError> {

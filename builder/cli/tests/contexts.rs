@@ -53,7 +53,10 @@ fn answer(mut stream: TcpStream, body: &[u8], seen: &Mutex<Vec<String>>) {
     }
     let request = String::from_utf8_lossy(&request).to_lowercase();
     let is_known = request.contains("if-none-match: \"1\"");
-    seen.lock().expect("requests").push(if is_known { "same?".into() } else { "send".into() });
+    let login = request.lines().find_map(|line| line.strip_prefix("authorization: "));
+    let login = login.map(|login| format!(" {login}")).unwrap_or_default();
+    let what = if is_known { "same?" } else { "send" };
+    seen.lock().expect("requests").push(format!("{what}{login}"));
     let headers = "etag: \"1\"\r\nlast-modified: Sun, 09 Sep 2001 01:46:40 GMT\r\nconnection: close\r\n";
     let _ = match is_known {
         true => write!(stream, "HTTP/1.1 304 Not Modified\r\n{headers}\r\n"),
@@ -121,6 +124,20 @@ fn the_dockerfile_of_an_archive() {
     build_from(&env, &text, &["-f", "sub/other"]).expect_failure(2, "standard input");
 }
 
+#[test]
+fn what_is_no_archive() {
+    let env = Env::new(BINARY);
+    let folder = env.folder(&[("Dockerfile", DOCKERFILE), ("a", &"text\n".repeat(1000))]);
+    let whole = std::fs::read(archive(&env, &folder, &[])).expect("archive");
+    let cut = env.fresh("cut.tar");
+    std::fs::write(&cut, &whole[..3000]).expect("write");
+    build_from(&env, &cut, &[]).expect_failure(3, "cannot be unpacked");
+    let packed = env.fresh("x.gz");
+    let status = Command::new("sh").args(["-c", r#"echo text | gzip >"$1""#, "sh"]).arg(&packed).status();
+    assert!(status.expect("gzip").success());
+    build_from(&env, &packed, &[]).expect_failure(3, "no tar archive");
+}
+
 /// Links of an archive lead nowhere outside it, be they in its way or named as its Dockerfile.
 #[test]
 fn hostile_archives() {
@@ -164,6 +181,13 @@ fn contexts_on_servers() {
     let text = Server::start(b"FROM scratch\nCOPY context /c\n".to_vec());
     env.run(["build", &text.url("Dockerfile")]).expect_ok();
     env.run(["build", "--check", &text.url("Dockerfile")]).expect_ok();
+    // With a password in its address, and with a secret for its host.
+    let hidden = env.run(["build", "http://user:hunter2@127.0.0.1:1/x"]);
+    assert!(!hidden.expect_failure(3, "127.0.0.1:1").log().contains("hunter2"));
+    let token = env.folder(&[("token", "letmein\n")]).join("token");
+    let secret = format!("--secret=id=HTTP_AUTH_TOKEN_{},src={}", server.address, token.display());
+    env.run(["build", &secret, &server.url("again.tgz")]).expect_ok();
+    assert_eq!(server.requests().last().map(String::as_str), Some("send bearer letmein"));
 }
 
 #[test]
@@ -182,6 +206,9 @@ fn named_contexts_of_all_kinds() {
     let web = format!("--build-context=web={}", server.url("x.tar"));
     let image = env.build(&[&folder, &web, &busybox], &context);
     let files = Tree::of(&image).expect("files");
+    let base = env.folder(&[("Dockerfile", "FROM folder\nCOPY Dockerfile /\n")]);
+    let on_folder = Tree::of(&env.build(&[&folder], &base)).expect("files");
+    assert_eq!(on_folder.paths().collect::<Vec<_>>().join(" "), "/Dockerfile /kept");
     assert_eq!(files.paths().collect::<Vec<_>>().join(" "), "/b /folder /folder/kept /web");
 }
 

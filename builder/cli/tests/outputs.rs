@@ -172,6 +172,9 @@ fn times() {
     let mut command = env.lithify(["build", "--progress=plain"]);
     command.env("SOURCE_DATE_EPOCH", "1700000000");
     assert_eq!(env.build_with(&mut command, &[env.busybox()], &context).digest, at.digest);
+    env.write(&context.join("dated"), &format!("ARG SOURCE_DATE_EPOCH=1700000000\n{LAYERS}"));
+    let dated = format!("--file={}", context.join("dated").display());
+    assert_eq!(env.build(&[&env.busybox(), &dated], &context).digest, at.digest);
     let real = env.build(&[&env.busybox(), "--timestamp=preserve"], &context);
     assert!(times(&real).iter().any(|time| *time > 1_600_000_000));
     assert_eq!(env.build(&[&env.busybox(), "--timestamp=preserve"], &context).digest, real.digest);
@@ -183,7 +186,7 @@ fn times() {
 #[test]
 fn what_is_told() {
     let env = Env::new(BINARY);
-    let context = env.folder(&[("Dockerfile", "FROM scratch\nLABEL a=1 b=1\nCOPY Dockerfile /\n")]);
+    let context = env.folder(&[("Dockerfile", "from scratch\nLABEL a=1 b=1\nCOPY Dockerfile /\n")]);
     let (id, metadata) = (env.fresh("id"), env.fresh("metadata"));
     let flags = [format!("--iidfile={}", id.display()), format!("--metadata-file={}", metadata.display())];
     let path = context.display().to_string();

@@ -6,12 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use lithify_testkit::{Env, Image, diff, in_repository, missing_program, skipped};
+use lithify_testkit::{Env, Image, Registry, diff, in_repository, missing_program, run_image, skipped};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lithify");
-
-/// Debian's package `libfaketime`; `$LIB` is the dynamic loader's.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 #[test]
 fn hello_is_the_same_everywhere() {
@@ -40,8 +37,8 @@ fn hello_is_the_same_everywhere() {
     same("in another store", &env.build_with::<&str>(&mut command, &[], &context));
 
     same("with another locale, time zone and umask", &in_another_mood(&env, &context));
-    match in_another_year(&env, &context) {
-        Ok(image) => same("in another year", &image),
+    match in_another_year(Env::new(BINARY)) {
+        Ok(later) => same("in another year", &later.build::<&str>(&[], &context)),
         Err(why) => skipped("hello_is_the_same_everywhere (another clock)", &why),
     }
     match Env::plain(BINARY) {
@@ -59,20 +56,45 @@ fn hello_is_the_same_everywhere() {
     }
 }
 
-/// A real application, built by root with overlay, and by a plain user with copy, one thread and no cache.
+/// A real application, built by root with overlay and many threads; and by a plain user with copy, one thread and another clock, from
+/// another folder into another store. What the plain user pushes then runs.
 #[test]
 fn debian_app_is_the_same_everywhere() {
     let name = "debian_app_is_the_same_everywhere";
-    let plain = match (debian_rootfs(), Env::plain(BINARY)) {
+    let plain = match (debian_rootfs(), Env::plain(BINARY).and_then(in_another_year)) {
         (Err(why), _) | (_, Err(why)) => return skipped(name, &why),
         (Ok(_), Ok(plain)) => plain,
     };
     let env = Env::new(BINARY);
-    let one = build_debian_app(&env, &[]);
+    let one = build_debian_app(&env, &["--jobs=16", "--snapshotter=overlay"]);
     let other = build_debian_app(&plain, &["--no-cache", "--jobs=1", "--snapshotter=copy"]);
     assert_same("debian-app as a plain user with copy", &one, &other);
     assert_same("debian-app from the cache", &one, &build_debian_app(&env, &[]));
     assert_debian_app_is_as_written(&one);
+    push_and_run(&plain, &one);
+}
+
+/// What the builds above left in the cache goes to a registry, and from there into a container.
+fn push_and_run(env: &Env, built: &Image) {
+    let name = "debian_app_is_the_same_everywhere (pushed)";
+    let registry = match Registry::open() {
+        Ok(registry) => registry,
+        Err(why) => return skipped(name, &why),
+    };
+    let reference = registry.reference("team/debian-app:1");
+    let context = env.copy_of(&in_repository("examples/debian-app")).display().to_string();
+    let mut args = vec!["build".to_owned(), "--progress=plain".to_owned(), "--push".to_owned()];
+    args.extend(["-t".to_owned(), reference.clone()]);
+    args.extend(package_index());
+    args.push(context);
+    env.run(&args).expect_ok().expect_says(&built.digest);
+    match run_image(&format!("docker://{reference}"), &[]) {
+        Err(why) => skipped(name, &why),
+        Ok(ended) => assert_eq!(
+            ended.expect_ok().stdout,
+            "Hello, world!\nuser app in /opt/app\nidentity 1000 as 0\nstate 2770\n"
+        ),
+    }
 }
 
 /// What apt, useradd and chmod did inside RUN is in the layers.
@@ -109,13 +131,15 @@ fn in_another_mood(env: &Env, context: &Path) -> Image {
     env.build_with::<&str>(&mut command, &[], context)
 }
 
-fn in_another_year(env: &Env, context: &Path) -> Result<Image, String> {
-    if !Path::new(FAKETIME).exists() {
+/// Lets lithify see a clock that is some years ahead.
+fn in_another_year(mut env: Env) -> Result<Env, String> {
+    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
+    if !Path::new(&library).exists() {
         return Err("libfaketime is not installed (Debian: libfaketime)".to_owned());
     }
-    let mut command = env.lithify(["build", "--no-cache"]);
-    command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", "+1000d");
-    Ok(env.build_with::<&str>(&mut command, &[], context))
+    env.set("LD_PRELOAD", &library);
+    env.set("FAKETIME", "+1000d");
+    Ok(env)
 }
 
 /// Gives all files below `folder` times of long ago.
@@ -154,9 +178,12 @@ fn build_debian_app(env: &Env, flags: &[&str]) -> Image {
     let dockerfile = context.join("base.Dockerfile").display().to_string();
     let folder = context.display().to_string();
     env.run(["build", "--progress=plain", "-t", "debian-base", "-f", &dockerfile, &folder]).expect_ok();
-    let mut flags = flags.to_vec();
-    // Settings of whoever tests, such as a package index of their own; the same for all builds.
-    let index = std::env::var("PIP_INDEX_URL").map(|url| format!("--build-arg=PIP_INDEX_URL={url}")).ok();
-    flags.extend(index.as_deref());
+    let index = package_index();
+    let flags: Vec<&str> = flags.iter().copied().chain(index.as_deref()).collect();
     env.build(&flags, &context)
+}
+
+/// Settings of whoever tests, such as a package index of their own; the same for all builds.
+fn package_index() -> Option<String> {
+    std::env::var("PIP_INDEX_URL").map(|url| format!("--build-arg=PIP_INDEX_URL={url}")).ok()
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use lithify_cache::Store;
 use lithify_graph::{Graph, StepId, Tree};
+use lithify_linux::tree::STACK_BYTES;
 
 use crate::assemble::{Built, assemble};
 use crate::chain::TreeLayers;
@@ -111,14 +112,20 @@ impl<'a> Running<'a> {
                     }
                     Ok(None) => {
                         let sender = sender.clone();
-                        scope.spawn(move || {
+                        let failed = sender.clone();
+                        let work = move || {
                             let result = self.perform(step).map(|done| {
                                 self.report(step, &done, since);
                                 done.outcome
                             });
                             // The receiver waits for every step that was started.
                             let _ = sender.send((step, result));
-                        });
+                        };
+                        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+                        if let Err(source) = thread.spawn_scoped(scope, work) {
+                            let failure = Failure::Io { doing: "cannot start a thread for a step", source };
+                            let _ = failed.send((step, Err(failure)));
+                        }
                     }
                     Err(failure) => {
                         let _ = sender.send((step, Err(failure)));

@@ -45,6 +45,14 @@ pub enum Failure {
     /// The machine does not let steps run.
     #[error("this machine does not let lithify run steps")]
     Unavailable(#[source] lithify_sandbox::Unavailable),
+    /// A file of a context changed while it was copied, again and again.
+    #[error(
+        "{path} changed while it was copied: build again when whatever writes it is done, or name it in .dockerignore"
+    )]
+    Changed {
+        /// Where it is in the context.
+        path: String,
+    },
     /// The worker.
     #[error("{0}")]
     Worker(#[from] lithify_worker::Error),

@@ -8,11 +8,11 @@ use lithify_cache::Store;
 use lithify_graph::Image;
 use lithify_oci::{Descriptor, Digest};
 use lithify_sandbox::{Choice, Place, RungName};
-use lithify_worker::{Response, Worker};
+use lithify_worker::{FailureKind, Response, Worker};
 
 use crate::chain::TreeLayers;
 use crate::error::Failure;
-use crate::resources::{Cancel, Sources};
+use crate::resources::{Cancel, SourceError, Sources};
 use crate::settings::Settings;
 
 /// What a build knows of layers and trees.
@@ -152,6 +152,7 @@ impl<'a> Trees<'a> {
     fn apply(&self, worker: &Worker, chain: &[Digest], diff_id: &Digest) -> Result<(), Failure> {
         let opening = |source| Failure::Io { doing: "cannot open a layer in the store", source };
         let blob = self.blob(diff_id)?;
+        let base = self.base_layer(diff_id);
         let mut files = vec![self.store.open_blob(&blob.digest).map_err(opening)?];
         if let Some(catalogue) = self.store.layer(diff_id)?.and_then(|facts| facts.catalogue) {
             files.extend(self.store.open_blob(&catalogue).ok());
@@ -161,11 +162,17 @@ impl<'a> Trees<'a> {
             parents: parents.to_vec(),
             chain: *chain_id,
             catalogue: files.len() > 1,
+            claimed: base.is_some().then_some(*diff_id),
         };
         let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        match worker.call(&request, &files)? {
-            Response::Done => Ok(()),
-            other => Err(lithify_worker::unexpected(&other).into()),
+        match (worker.call(&request, &files), base) {
+            (Ok(Response::Done), _) => Ok(()),
+            (Ok(other), _) => Err(lithify_worker::unexpected(&other).into()),
+            (Err(error), Some((image, _))) if error.kind() == FailureKind::Input => {
+                let message = format!("the layer {} of {} is malformed: {error}", blob.digest, image.name);
+                Err(SourceError { message }.into())
+            }
+            (Err(error), _) => Err(error.into()),
         }
     }
 

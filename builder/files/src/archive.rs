@@ -103,6 +103,16 @@ pub fn open_with(mut file: File, temporary: &Path) -> io::Result<Option<Archive>
     Archive::read(tar, temporary).map(Some)
 }
 
+/// Whether a file is compressed with gzip, bzip2, xz or zstd, by its first bytes.
+///
+/// # Errors
+/// What reading says.
+pub fn is_compressed(file: &File) -> io::Result<bool> {
+    let mut magic = [0; 8];
+    let length = file.read_at(&mut magic, 0)?;
+    Ok(sniff::Compression::of(&magic[..length]) != sniff::Compression::None)
+}
+
 impl Archive {
     fn read(mut tar: File, temporary: &Path) -> io::Result<Archive> {
         tar.seek(SeekFrom::Start(0))?;

@@ -90,6 +90,8 @@ pub enum Origin {
     Selected {
         /// Which part.
         part: usize,
+        /// Which file of the match; for a hard link the group's first name.
+        item: usize,
         /// Where the file is below the root.
         source: TreePath,
         /// What `statx` said of it.
@@ -305,9 +307,8 @@ impl Arrangement {
         let (part, item) = (place.part as usize, source.item as usize);
         let (mut entry, origin) = match &self.parts[part] {
             Part::Match(found) => {
-                let origin =
-                    Origin::Selected { part, source: found.source(item), facts: found.facts(item).clone() };
-                (found.entry(item), origin)
+                let (source, facts) = (found.source(item), found.facts(item).clone());
+                (found.entry(item), Origin::Selected { part, item, source, facts })
             }
             Part::Inline { size_bytes, .. } => (self.inline(*size_bytes), Origin::Inline { part }),
             Part::Archive(archive) => (archive.entry(item).clone(), Origin::Archive { part, item }),

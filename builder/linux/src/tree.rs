@@ -101,6 +101,13 @@ fn open_resolved(
     }
 }
 
+/// The longest path that the kernel takes (PATH_MAX in linux/limits.h).
+const MAX_PATH_BYTES: usize = 4096;
+
+/// The stack, in bytes, that a thread wants which goes through trees: a recursion as deep as the deepest tree. Only what
+/// is used of it takes memory.
+pub const STACK_BYTES: usize = 64 << 20;
+
 /// What a visitor of [`walk`] wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Descend {
@@ -157,6 +164,10 @@ fn walk_directory<E: From<WalkError>>(
     visit: &mut dyn FnMut(Visit<'_>) -> Result<Descend, E>,
 ) -> Result<(), E> {
     let at = |path: &[u8], source: io::Error| E::from(WalkError { path: path.to_vec(), source });
+    // What no program can name, no layer should hold; and the recursion stays bounded.
+    if path.len() >= MAX_PATH_BYTES {
+        return Err(at(path, rustix::io::Errno::NAMETOOLONG.into()));
+    }
     let names = names(directory).map_err(|error| at(path, error))?;
     let parent_length = path.len();
     for name in &names {
@@ -182,6 +193,8 @@ fn walk_directory<E: From<WalkError>>(
 ///
 /// # Errors
 /// What `getdents64` says.
+// Never inlined: the buffer must not be part of the frame of a recursive caller.
+#[inline(never)]
 pub fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     let mut buffer = [MaybeUninit::uninit(); 32 << 10];
     rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;

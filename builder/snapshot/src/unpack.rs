@@ -1,5 +1,8 @@
-//! Puts the entries of a layer into a folder. What the entries say is not trusted: every path is resolved folder by folder,
-//! and a symbolic link or a file where a folder should be is refused.
+//! Puts the entries of a layer into a folder. What the entries say is not trusted: every path is resolved folder by folder.
+//! Symbolic links on the way are followed as in a root folder (see [`resolve`]), and never by the kernel; a file where a
+//! folder should be is refused.
+
+mod resolve;
 
 use std::collections::{HashMap, HashSet, hash_map};
 use std::io;
@@ -42,6 +45,8 @@ pub(crate) struct Unpacker<'a> {
     /// What this layer brought, where that must be told from what was there before.
     written: HashSet<TreePath>,
     times: Option<Times<'a>>,
+    /// The folder that was resolved last, and where it really is.
+    resolved: (TreePath, TreePath),
     /// Where wanted: the digests of the files that the layer brought.
     pub(crate) digests: Option<Fresh>,
     /// Whether there were hard links.
@@ -75,6 +80,7 @@ impl EntrySink for Unpacker<'_> {
         }
         // Our own mark says what kind a file is; only we may set it.
         entry.xattrs.remove(node::PLACEHOLDER.as_bytes());
+        self.resolve(&mut entry)?;
         Ok(self.take(&entry, content, known)?)
     }
 }
@@ -88,6 +94,7 @@ impl<'a> Unpacker<'a> {
             folder_times: HashMap::new(),
             written: HashSet::new(),
             times,
+            resolved: Default::default(),
             digests: None,
             has_links: false,
         }

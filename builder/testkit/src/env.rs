@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustix::fs::StatVfsMountFlags;
 use tempfile::TempDir;
 
 use crate::{Finished, Image, PlainUser, Running};
@@ -20,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 pub struct Env {
     binary: PathBuf,
     folders: AtomicU32,
+    variables: Vec<(String, String)>,
     dir: TempDir,
     // After `dir`: the user must outlive the files that belong to it.
     user: Option<PlainUser>,
@@ -59,7 +61,8 @@ impl Env {
     }
 
     fn make(binary: &Path, user: Option<PlainUser>) -> Self {
-        let dir = tempfile::Builder::new().prefix("lithify-test-").tempdir().expect("temporary folder");
+        let dir =
+            tempfile::Builder::new().prefix("lithify-test-").tempdir_in(place()).expect("temporary folder");
         let mut binary = std::env::var_os("LITHIFY_BIN").map_or_else(|| binary.to_owned(), PathBuf::from);
         for name in ["home", "run", "tmp", "docker"] {
             fs::create_dir(dir.path().join(name)).expect("folder");
@@ -71,7 +74,7 @@ impl Env {
             binary = copy;
             user.own(dir.path());
         }
-        Self { binary, dir, user, folders: AtomicU32::new(0) }
+        Self { binary, dir, user, folders: AtomicU32::new(0), variables: vec![] }
     }
 
     /// The folder that holds everything of this environment.
@@ -92,6 +95,11 @@ impl Env {
     /// The binary that runs.
     pub fn binary(&self) -> &Path {
         &self.binary
+    }
+
+    /// Sets an environment variable for all that is started here from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// The throw-away user as whom everything runs, if any.
@@ -118,6 +126,7 @@ impl Env {
             .env("DOCKER_CONFIG", self.dir().join("docker"))
             .env("LANG", "C.UTF-8")
             .env("RUST_BACKTRACE", "0")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir());
         if let Some(user) = &self.user {
             command.env("USER", user.name()).env("LOGNAME", user.name());
@@ -257,6 +266,16 @@ impl Drop for Env {
             .arg(self.dir.path())
             .output();
     }
+}
+
+/// Where environments are: in memory where there is plenty and the caller names no place, since a build writes much.
+fn place() -> PathBuf {
+    const PLENTY_BYTES: u64 = 6 << 30;
+    let memory = Path::new("/dev/shm");
+    let is_fit = rustix::fs::statvfs(memory).is_ok_and(|all| {
+        all.f_bavail * all.f_frsize >= PLENTY_BYTES && !all.f_flag.contains(StatVfsMountFlags::NOEXEC)
+    });
+    if is_fit && std::env::var_os("TMPDIR").is_none() { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 /// Copies a folder with its symbolic links and modes; times and owners are new.

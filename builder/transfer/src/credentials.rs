@@ -26,7 +26,8 @@ impl Secret {
         Secret(text.into())
     }
 
-    pub(crate) fn reveal(&self) -> &str {
+    /// The text, for whom it is meant.
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 }

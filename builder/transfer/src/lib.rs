@@ -13,7 +13,7 @@ pub mod image;
 pub mod layout;
 pub mod registry;
 
-pub use credentials::Credentials;
+pub use credentials::{Credentials, Secret};
 pub use error::Error;
 pub use image::{Contents, Image, ImageIndex};
 

@@ -261,14 +261,7 @@ fn serve(
     stream.shutdown(std::net::Shutdown::Write)
 }
 
-/// Says that a test cannot run; an error where everything has to.
-pub(crate) fn skipped(test: &str, why: &str) {
-    assert!(
-        std::env::var_os("LITHIFY_REQUIRE_ALL").is_none_or(|value| value != "1"),
-        "{test} cannot run: {why}"
-    );
-    eprintln!("SKIPPED {test}: {why}");
-}
+pub(crate) use lithify_testkit::skipped;
 
 /// Debian's docker-registry, on a loopback port; ended when dropped.
 pub(crate) struct Registry {

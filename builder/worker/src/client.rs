@@ -27,7 +27,9 @@ pub enum Error {
     #[error("cannot start the worker that runs steps")]
     Start(#[source] lithify_sandbox::Error),
     /// The worker is gone.
-    #[error("the worker that runs steps ended unexpectedly")]
+    #[error(
+        "the worker that runs steps ended unexpectedly; where nobody killed it, the machine ran out of memory (see dmesg)"
+    )]
     Gone(#[source] io::Error),
     /// The worker says no.
     #[error("{}", .0.message)]

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use lithify_files::place::{Below, Conflicts, EmptyBelow, FolderBelow, HardLinks, Placer};
 use lithify_oci::layer::{Catalogue, Compression, LayerWriter, Limits, Times, decompress, read_tar};
-use lithify_oci::{Digest, EntrySink, TreePath};
+use lithify_oci::{Digest, DigestWriter, EntrySink, TreePath};
 use lithify_snapshot::ChainId;
 
 use crate::protocol::{Chain, Failure, MadeLayer};
@@ -17,6 +17,7 @@ pub(crate) fn apply(
     parents: &Chain,
     chain: &Digest,
     has_catalogue: bool,
+    claimed: Option<Digest>,
     call: &mut Call<'_>,
 ) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::storage("cannot read a layer", &error);
@@ -29,8 +30,47 @@ pub(crate) fn apply(
             Some(Catalogue::read(bytes).map_err(failed)?)
         }
     };
-    let mut plain = decompress(blob).map_err(failed)?;
-    Ok(context.snapshots.apply(&ids(parents), ChainId::from(*chain), &mut plain, catalogue.as_ref())?)
+    let plain = decompress(blob).map_err(failed)?;
+    let mut plain = Checked { plain, seen: claimed.map(|claimed| (claimed, DigestWriter::new(io::sink()))) };
+    let applied =
+        context.snapshots.apply(&ids(parents), ChainId::from(*chain), &mut plain, catalogue.as_ref());
+    applied.map_err(|error| match &error {
+        lithify_snapshot::Error::Refused { .. } => Failure::input(error),
+        lithify_snapshot::Error::Stream(source) if is_malformed(source) => Failure::input(source),
+        _ => Failure::from(error),
+    })
+}
+
+/// Whether it is the layer that is wrong, and not the machine.
+fn is_malformed(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+}
+
+/// Fails at the end of a stream that does not have the digest which it was to have. The tree is not published then.
+struct Checked<R> {
+    plain: R,
+    seen: Option<(Digest, DigestWriter<io::Sink>)>,
+}
+
+impl<R: io::Read> io::Read for Checked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.plain.read(buffer)?;
+        if let Some((_, seen)) = &mut self.seen {
+            seen.write_all(&buffer[..got])?;
+        }
+        if got == 0
+            && !buffer.is_empty()
+            && let Some((claimed, seen)) = self.seen.take()
+        {
+            let found = seen.finish().1;
+            if found != claimed {
+                let message = format!("its content is {found}, and the image's configuration says {claimed}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+        }
+        Ok(got)
+    }
 }
 
 /// Makes a layer of entries that the main process sends, checked against the tree below.

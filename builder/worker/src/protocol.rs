@@ -42,6 +42,9 @@ pub enum Request {
         chain: Digest,
         /// Whether there is a catalogue.
         catalogue: bool,
+        /// The digest that the plain archive must have, where nobody has made sure of it: a base image may claim
+        /// another one's, and the tree would be taken for that one's.
+        claimed: Option<Digest>,
     },
     /// Looks up the destination of a COPY.
     Inspect {

@@ -76,7 +76,9 @@ pub fn serve() -> ! {
         }
         let stream = UnixStream::from(files.remove(0));
         let context = context.clone();
-        std::thread::spawn(move || answer(rung, &context, stream, files));
+        let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
+        // Where no thread can be had the call's socket closes, and whoever called sees that.
+        let _ = thread.spawn(move || answer(rung, &context, stream, files));
     }
     std::process::exit(0)
 }
@@ -111,8 +113,8 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
             let has = context.snapshots.has(&ids(&chain));
             has.map(Response::Has).map_err(|error| Failure::storage("cannot look for a file tree", &error))
         }
-        Request::Apply { parents, chain, catalogue } => {
-            crate::layers::apply(context, &parents, &chain, catalogue, call).map(|()| Response::Done)
+        Request::Apply { parents, chain, catalogue, claimed } => {
+            crate::layers::apply(context, &parents, &chain, catalogue, claimed, call).map(|()| Response::Done)
         }
         Request::Inspect { chain, dest, is_directory, owner, folders } => {
             let (destination, owner) =
@@ -166,16 +168,14 @@ fn open_snapshots(
     trees: &OwnedFd,
     wanted: Option<Snapshotter>,
 ) -> Result<(Arc<dyn Snapshots>, Snapshotter), Failure> {
-    let overlay = || -> Result<Overlay, Failure> {
-        let overlay = Overlay::open(trees.as_fd())?;
-        overlay.probe()?;
-        Ok(overlay)
-    };
+    let overlay = || Overlay::open(trees.as_fd()).map_err(Failure::from);
+    // Overlayfs does not take every file system for its upper folder: not overlayfs itself, nor NFS.
+    let working = || overlay().and_then(|overlay| overlay.probe().map(|()| overlay).map_err(Failure::from));
     let copy = || lithify_snapshot::Copy::open(trees.as_fd()).map_err(Failure::from);
     match wanted {
-        Some(Snapshotter::Overlay) => Ok((Arc::new(overlay()?), Snapshotter::Overlay)),
+        Some(Snapshotter::Overlay) => Ok((Arc::new(working()?), Snapshotter::Overlay)),
         Some(Snapshotter::Copy) => Ok((Arc::new(copy()?), Snapshotter::Copy)),
-        None => match overlay() {
+        None => match working() {
             Ok(overlay) => Ok((Arc::new(overlay), Snapshotter::Overlay)),
             Err(_) => Ok((Arc::new(copy()?), Snapshotter::Copy)),
         },

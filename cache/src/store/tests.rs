@@ -305,3 +305,64 @@ fn a_step_is_locked_once_at_a_time() {
     });
     assert_eq!(fs::read_dir(store.root().join("locks")).unwrap().count(), 0);
 }
+
+fn download(content: Digest) -> Download {
+    Download {
+        digest: content,
+        size_bytes: 3,
+        etag: Some("\"1\"".into()),
+        last_modified: None,
+        modified_unix_seconds: Some(5),
+        file_name: "x".into(),
+    }
+}
+
+#[test]
+fn an_older_store_is_migrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("store");
+    lay_out(&root).unwrap();
+    let raw = rusqlite::Connection::open(root.join("lithify.db")).unwrap();
+    raw.execute_batch(include_str!("schema-1.sql")).unwrap();
+    raw.execute("INSERT INTO origins VALUES (x'00', 'kept')", ()).unwrap();
+    raw.pragma_update(None, "user_version", 1).unwrap();
+    drop(raw);
+    let store = Store::open(&root).unwrap();
+    let known = download(put(&store, b"abc"));
+    store.remember_download("http://h/x", &known).unwrap();
+    assert_eq!(store.download("http://h/x").unwrap(), Some(known));
+    let raw = rusqlite::Connection::open(root.join("lithify.db")).unwrap();
+    let kept: String = raw.query_row("SELECT repository FROM origins", (), |row| row.get(0)).unwrap();
+    assert_eq!(kept, "kept");
+}
+
+#[test]
+fn downloads_are_kept_until_they_are_old_or_in_the_way() {
+    let check = |policy: PrunePolicy, expected: bool| {
+        let (_folder, first) = store();
+        let content = put(&first, b"abc");
+        first.remember_download("http://user:secret@h/x", &download(content)).unwrap();
+        let root = first.root().to_owned();
+        drop(first);
+        let store = Store::open(&root).unwrap();
+        store.prune(&policy).unwrap();
+        assert_eq!(store.blob_path(&content).exists(), expected, "{policy:?}");
+        assert_eq!(store.download("http://user:secret@h/x").unwrap().is_some(), expected, "{policy:?}");
+        let database = std::fs::read(root.join("lithify.db")).unwrap();
+        assert!(!database.windows(6).any(|window| window == b"secret"), "the database holds a password");
+    };
+    check(PrunePolicy::default(), true);
+    check(PrunePolicy { unused_for: Some(Duration::from_secs(3600)), ..PrunePolicy::default() }, true);
+    check(PrunePolicy { unused_for: Some(Duration::ZERO), ..PrunePolicy::default() }, false);
+    check(PrunePolicy { keep_bytes: Some(0), ..PrunePolicy::default() }, false);
+}
+
+#[test]
+fn layers_with_other_times_are_remembered() {
+    let (_folder, store) = store();
+    let (one, other) = (Digest::of("one"), Digest::of("other"));
+    assert_eq!(store.retimed(&one, "at 5").unwrap(), None);
+    store.remember_retimed(&one, "at 5", &other).unwrap();
+    assert_eq!(store.retimed(&one, "at 5").unwrap(), Some(other));
+    assert_eq!(store.retimed(&one, "at 6").unwrap(), None);
+}

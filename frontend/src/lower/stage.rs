@@ -78,7 +78,10 @@ impl<'a> Lowering<'a> {
                 None => State::empty(&node.platform),
             },
             Origin::Scratch => State::empty(&node.platform),
-            Origin::Folder(name) => State { tree: self.context(Some(name)), ..State::empty(&node.platform) },
+            Origin::Folder(name) => {
+                let (tree, history) = self.folder_as_base(name, &place);
+                State { tree, history: vec![history], ..State::empty(&node.platform) }
+            }
             Origin::Image(request) => {
                 let config = self.resolver.images.get(request).map(|image| image.config.clone());
                 let config = config.unwrap_or_default();

@@ -294,7 +294,9 @@ fn named_contexts_take_the_place_of_images_and_stages() {
     assert_eq!(context, [Some("docker.io/library/alpine:3".to_owned())]);
     assert!(!graph.steps.iter().any(|step| matches!(step.op, Op::Exec(_))));
     let folders = graph.steps.iter().filter(|step| matches!(step.op, Op::Context(_))).count();
-    assert_eq!((folders, graph.steps.len()), (2, 5));
+    assert_eq!((folders, graph.steps.len()), (2, 6));
+    // What a stage starts from is a tree, and a folder becomes one.
+    assert!(matches!(&graph.steps[1].op, Op::Copy(copy) if copy.dest == "/"));
 }
 
 #[test]

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use lithify_cache::Store;
 use lithify_engine::{Built, Cancel, Encoding, Error, Failure, Request};
-use lithify_frontend::{Diagnostics, Options, Plan, Source as Text};
+use lithify_frontend::{Diagnostics, Options, Plan, Source as Text, Warning};
 use lithify_graph::Graph;
 use lithify_oci::layer::Times;
 use lithify_oci::{Blobs, Reference};
 use lithify_transfer::{Contents, Image, archive};
 
 use super::{dockerfile, files};
+use crate::access::Access;
 use crate::args::{Build, Progress, Pull};
 use crate::config::Config;
 use crate::exit::{self, Problem};
@@ -31,17 +32,24 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     options.network = inputs::network(arguments.network);
     let settings = inputs::settings(arguments, config)?;
     for planned in &outputs {
-        outputs::check_writable(&planned.output)
-            .map_err(|error| Problem::caused(exit::OUTPUT, "an output cannot be written", &error))?;
+        outputs::check_writable(&planned.output).map_err(|(path, error)| {
+            Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
+        })?;
     }
 
     let cancel = Cancel::default();
     let stopping = signals::cancel_on_signals(&cancel);
+    let access = Access::of(&settings);
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(&arguments.dockerfile, &store)?;
+    let read = dockerfile::read(&arguments.dockerfile, &access, &store)?;
+    let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
+    let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
-    let provider = Provider::new(&store, config, pull, read.context, named);
-    let graph = plan(&read.text, &options, &provider)?;
+    let provider = Provider::new(&store, config, pull, read.context, named).with_access(access);
+    let (graph, warnings) = plan(&read.text, &options, &provider)?;
+    for warning in warnings.iter().filter(|_| !arguments.quiet) {
+        say(format_args!("warning: {warning}"));
+    }
 
     stopping.by_cancelling();
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
@@ -58,24 +66,18 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     renderer.finish();
     let built = built.map_err(|error| build_problem(&read.text, &graph, error))?;
 
-    let times_are_asked_for = outputs::times(arguments)?.is_some();
-    let built = deliver(&outputs, &built, times_are_asked_for, &provider, &store)?;
+    let built = deliver(&outputs, times, &built, &provider, &store)?;
     report(arguments, &tags, &outputs, &built)
 }
 
 /// Asks for base images until the frontend has all that it needs.
-fn plan(text: &Text, options: &Options, provider: &Provider<'_>) -> Result<Graph, Problem> {
+fn plan(text: &Text, options: &Options, provider: &Provider<'_>) -> Result<(Graph, Vec<Warning>), Problem> {
     let mut images = HashMap::new();
     loop {
         match lithify_frontend::plan(text, options, &images)
             .map_err(|wrong| dockerfile_problem(text, &wrong))?
         {
-            Plan::Graph { graph, warnings } => {
-                for warning in warnings {
-                    say(format_args!("warning: {warning}"));
-                }
-                return Ok(graph);
-            }
+            Plan::Graph { graph, warnings } => return Ok((graph, warnings)),
             Plan::NeedImages(requests) => {
                 for request in requests {
                     let image = provider.resolve(&request)?;
@@ -110,7 +112,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
             lithify_worker::FailureKind::Storage => exit::STORE,
         },
         Failure::Store(_) | Failure::Io { .. } => exit::STORE,
-        Failure::Process(_) | Failure::Files(_) | Failure::Input(_) => exit::STEP,
+        Failure::Process(_) | Failure::Files(_) | Failure::Input(_) | Failure::Changed { .. } => exit::STEP,
         Failure::Cancelled => exit::INTERRUPTED,
     };
     let mut problem = Problem::caused(code, String::new(), &*failure);
@@ -141,25 +143,25 @@ fn assemble_problem(error: Error) -> Problem {
 /// Writes and pushes the result. Gives the image in the encoding of the first output.
 fn deliver(
     outputs: &[Planned],
+    times: Option<Times>,
     built: &Built,
-    times_are_asked_for: bool,
     provider: &Provider<'_>,
     store: &Store,
 ) -> Result<Built, Problem> {
     let mut encoded: Vec<(Encoding, Built)> = vec![];
     for Planned { output, encoding } in outputs {
-        let built = match encoded.iter().find(|(known, _)| known == encoding) {
+        let encoding = Encoding { times: times.unwrap_or(encoding.times), ..*encoding };
+        let built = match encoded.iter().find(|(known, _)| *known == encoding) {
             Some((_, known)) => known.clone(),
             None => {
                 if encoding.force_compression {
                     fetch_bases(built, provider, store)?;
                 }
-                let one = built.encoded(store, encoding).map_err(assemble_problem)?;
-                encoded.push((*encoding, one.clone()));
+                let one = built.encoded(store, &encoding).map_err(assemble_problem)?;
+                encoded.push((encoding, one.clone()));
                 one
             }
         };
-        let times = times_are_asked_for.then_some(encoding.times);
         deliver_one(output, outputs, &built, times, provider, store)?;
     }
     Ok(encoded.into_iter().next().map_or_else(|| built.clone(), |(_, first)| first))

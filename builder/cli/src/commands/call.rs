@@ -9,6 +9,7 @@ use lithify_frontend::PlanOutline;
 
 use super::build::dockerfile_problem;
 use super::{build, check, dockerfile};
+use crate::access::Access;
 use crate::args::{self, CheckFormat, Pull};
 use crate::config::Config;
 use crate::exit::Problem;
@@ -74,7 +75,7 @@ fn outline(
     let options = inputs::options(arguments, &named)?;
     signals::cancel_on_signals(&Cancel::default());
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(arguments, &store)?;
+    let read = dockerfile::read(arguments, &Access::default(), &store)?;
     let provider = Provider::new(&store, config, config.pull.unwrap_or(Pull::Missing), read.context, named);
     let mut images = HashMap::new();
     let outline = loop {
@@ -104,7 +105,7 @@ fn targets(
 ) -> Result<(), Problem> {
     signals::cancel_on_signals(&Cancel::default());
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(arguments, &store)?;
+    let read = dockerfile::read(arguments, &Access::default(), &store)?;
     let targets =
         lithify_frontend::targets(&read.text).map_err(|wrong| dockerfile_problem(&read.text, &wrong))?;
     match shown {

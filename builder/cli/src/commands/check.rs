@@ -10,6 +10,7 @@ use lithify_frontend::{Check, Ignored, LintReport, Options, ResolvedImage, Sourc
 use lithify_oci::{Digest, ImageConfig};
 
 use super::dockerfile;
+use crate::access::Access;
 use crate::args::{self, CheckFormat, Pull};
 use crate::config::Config;
 use crate::exit::{self, Problem};
@@ -28,7 +29,7 @@ pub(super) fn run(
     let mut options = inputs::options(arguments, &named)?;
     signals::cancel_on_signals(&Cancel::default());
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(arguments, &store)?;
+    let read = dockerfile::read(arguments, &Access::default(), &store)?;
     if let MainContext::Folder { ignore, .. } = &read.context {
         let ignore = ignore.clone();
         options.ignored = Some(Ignored(Arc::new(move |path| ignore.is_ignored(path.as_bytes()))));

@@ -7,6 +7,7 @@ use lithify_cache::Store;
 use lithify_files::ignore::Ignore;
 use lithify_frontend::Source as Text;
 
+use crate::access::Access;
 use crate::args;
 use crate::contexts::{self, Source};
 use crate::exit::{self, Problem};
@@ -21,7 +22,7 @@ pub(super) struct Inputs {
 /// What docker and podman call it, the preferred name first.
 pub(super) const NAMES: [&str; 4] = ["Dockerfile", "dockerfile", "Containerfile", "containerfile"];
 
-pub(super) fn read(arguments: &args::Dockerfile, store: &Store) -> Result<Inputs, Problem> {
+pub(super) fn read(arguments: &args::Dockerfile, access: &Access, store: &Store) -> Result<Inputs, Problem> {
     let from_stdin = arguments.file.as_deref() == Some(Path::new("-"));
     match contexts::parse_main(&arguments.context) {
         Source::Folder(folder) => {
@@ -49,8 +50,8 @@ pub(super) fn read(arguments: &args::Dockerfile, store: &Store) -> Result<Inputs
             Err(Problem::new(exit::USAGE, "standard input cannot be both the context and the Dockerfile"))
         }
         Source::Stdin => super::remote::from_stdin(arguments),
-        Source::Git(url) => super::remote::from_git(arguments, &url),
-        Source::Url(url) => super::remote::from_url(arguments, &url, store),
+        Source::Git(url) => super::remote::from_git(arguments, &url, access),
+        Source::Url(url) => super::remote::from_url(arguments, &url, access, store),
         Source::Image(_) | Source::Scratch | Source::Layout { .. } => {
             Err(Problem::new(exit::USAGE, "an image cannot be the build context"))
         }
@@ -76,11 +77,17 @@ fn find(folder: &Path, named: Option<&Path>) -> Result<PathBuf, Problem> {
         };
     }
     let candidates = NAMES.iter().map(|name| folder.join(name));
-    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        let message = format!(
-            "there is no Dockerfile in the build context {}; name one with --file",
-            folder.canonicalize().unwrap_or(folder.to_owned()).display()
-        );
+    candidates.clone().find(|path| path.is_file()).ok_or_else(|| {
+        let folder = folder.canonicalize().unwrap_or(folder.to_owned());
+        let message = match candidates.clone().find(|path| path.is_dir()) {
+            Some(path) => format!("{} is a folder, no Dockerfile; name one with --file", path.display()),
+            None => {
+                format!(
+                    "there is no Dockerfile in the build context {}; name one with --file",
+                    folder.display()
+                )
+            }
+        };
         Problem::new(exit::USAGE, message)
     })
 }

@@ -13,6 +13,7 @@ use lithify_frontend::Source as Text;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::dockerfile::{Inputs, NAMES, stdin, unreadable};
+use crate::access::Access;
 use crate::args;
 use crate::downloads;
 use crate::exit::{self, Problem};
@@ -24,7 +25,7 @@ pub(super) fn from_stdin(arguments: &args::Dockerfile) -> Result<Inputs, Problem
     let failed = |error: std::io::Error| Problem::caused(exit::USAGE, "cannot read standard input", &error);
     let mut spool = tempfile::tempfile().map_err(failed)?;
     std::io::copy(&mut std::io::stdin().lock(), &mut spool).map_err(failed)?;
-    if let Some(source) = unpacked(&spool, "the archive on standard input")? {
+    if let Some(source) = unpacked(&spool, "standard input")? {
         return with_dockerfile(arguments, source);
     }
     if arguments.file.is_some() {
@@ -37,19 +38,24 @@ pub(super) fn from_stdin(arguments: &args::Dockerfile) -> Result<Inputs, Problem
 }
 
 /// A repository with a Dockerfile in it.
-pub(super) fn from_git(arguments: &args::Dockerfile, url: &str) -> Result<Inputs, Problem> {
+pub(super) fn from_git(arguments: &args::Dockerfile, url: &str, access: &Access) -> Result<Inputs, Problem> {
     let keep = arguments.build_arg.iter().any(|arg| arg == "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1");
-    let source = downloads::git(&runtime()?, url, true, keep, None)
+    let source = downloads::git(&runtime()?, access, url, true, keep, None)
         .map_err(|error| Problem::new(exit::SOURCE, error.message))?;
     with_dockerfile(arguments, source)
 }
 
 /// An archive on an HTTP server is a context; anything else there is a Dockerfile, which comes with nothing but itself, as
 /// a file called `context`.
-pub(super) fn from_url(arguments: &args::Dockerfile, url: &str, store: &Store) -> Result<Inputs, Problem> {
+pub(super) fn from_url(
+    arguments: &args::Dockerfile,
+    url: &str,
+    access: &Access,
+    store: &Store,
+) -> Result<Inputs, Problem> {
     let failed = |error: lithify_engine::SourceError| Problem::new(exit::SOURCE, error.message);
     let runtime = runtime()?;
-    let file = downloads::file(&runtime, store, url, None).map_err(failed)?;
+    let file = downloads::file(&runtime, access, store, url, None).map_err(failed)?;
     let opened = store
         .open_blob(&file.digest)
         .map_err(|error| Problem::caused(exit::STORE, format_args!("cannot read what {url} sent"), &error))?;
@@ -71,7 +77,15 @@ fn unpacked(file: &File, what: &str) -> Result<Option<FileSource>, Problem> {
     let failed = |error: std::io::Error| {
         Problem::caused(exit::SOURCE, format_args!("{what} cannot be unpacked as the build context"), &error)
     };
-    let Some(archive) = file.try_clone().and_then(archive::open).map_err(failed)? else { return Ok(None) };
+    let Some(archive) = file.try_clone().and_then(archive::open).map_err(failed)? else {
+        return match archive::is_compressed(file).map_err(failed)? {
+            true => {
+                let message = format!("{what} is compressed, but there is no tar archive in it");
+                Err(Problem::new(exit::SOURCE, message))
+            }
+            false => Ok(None),
+        };
+    };
     let (source, _) = temporary_folder().map_err(|error| Problem::new(exit::SOURCE, error.message))?;
     for path in archive.unpack(source.root.as_fd()).map_err(failed)? {
         say(format_args!("warning: {path} of {what} is a device node, and is left out"));

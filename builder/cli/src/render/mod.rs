@@ -12,6 +12,9 @@ use lithify_graph::Graph;
 use crate::args::Progress;
 use crate::exit::Problem;
 
+/// How much of a line of output is kept, in bytes: a process may never end its line, and memory is bounded.
+const LONGEST_LINE_BYTES: usize = 64 << 10;
+
 /// One way to show progress. All of them write to standard error.
 pub(crate) enum Renderer {
     Plain(plain::Plain),

@@ -52,10 +52,17 @@ impl Plain {
             },
             Event::Output { step, bytes, .. } => {
                 let Some(step_output) = running.get_mut(&step) else { return };
-                step_output.partial.extend_from_slice(bytes);
-                while let Some(end) = step_output.partial.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = step_output.partial.drain(..=end).collect();
-                    self.output(&mut text, step, step_output.since, &line[..end]);
+                let mut rest = bytes;
+                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    step_output.partial.extend_from_slice(&rest[..end]);
+                    self.output(&mut text, step, step_output.since, &step_output.partial);
+                    step_output.partial.clear();
+                    rest = &rest[end + 1..];
+                }
+                step_output.partial.extend_from_slice(rest);
+                if step_output.partial.len() > super::LONGEST_LINE_BYTES {
+                    self.output(&mut text, step, step_output.since, &step_output.partial);
+                    step_output.partial.clear();
                 }
             }
             Event::Waiting { step, process } => {

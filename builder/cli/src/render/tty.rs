@@ -48,12 +48,15 @@ impl Tty {
             Event::Output { step, bytes, .. } => {
                 let Some((bar, partial)) = running.get_mut(&step) else { return };
                 partial.extend_from_slice(bytes);
-                if let Some(end) = partial.iter().rposition(|byte| *byte == b'\n') {
+                if bytes.contains(&b'\n')
+                    && let Some(end) = partial.iter().rposition(|byte| *byte == b'\n')
+                {
                     let lines = String::from_utf8_lossy(&partial[..end]).into_owned();
                     let shown = lines.lines().rev().find(|line| !line.trim().is_empty()).map(printable);
                     bar.set_message(shown.unwrap_or_default());
                     partial.drain(..=end);
                 }
+                partial.truncate(super::LONGEST_LINE_BYTES);
             }
             Event::Waiting { step, .. } => {
                 self.print(format!("… {} waits for another process", self.titles[step.0 as usize]));

@@ -17,12 +17,14 @@ use lithify_files::dest::Destination;
 use lithify_files::ignore::Ignore;
 use lithify_files::select::{Match, open_content};
 use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Tree, Unpack};
+use lithify_linux::tree::Metadata;
 use lithify_oci::entry::NoContent;
 use lithify_oci::layer::{TarWriter, Times};
 use lithify_oci::{Content, Digest, EntryKind, EntrySink, Timestamp, TreePath};
 use lithify_worker::{CopyRequest, MadeLayer, Request, Response, SelectRules, TreeSource, Worker};
 
-use super::files::{FileDigests, hash_matches};
+use super::files::{FileDigests, Files, cannot_read, hash_matches};
+use super::unchanged;
 use super::{Done, LayerFiles, Outcome, made};
 use crate::build::Running;
 use crate::chain::TreeLayers;
@@ -31,7 +33,7 @@ use crate::resources::FileSource;
 
 /// What one source of a copy from outside the store brings.
 enum Selected {
-    Files { source: Arc<FileSource>, matches: Vec<Match>, digests: FileDigests, unpack: Unpack },
+    Files { files: Files, unpack: Unpack },
     Inline(InlineFile),
 }
 
@@ -63,7 +65,7 @@ impl Running<'_> {
                 self.make(id, &key, &below, |worker, files| self.place(worker, copy, selected, files))
             }
             Some(key) => self.copy_from_trees(id, copy, &key),
-            None => self.copy_from_files(id, step, copy),
+            None => self.while_files_change(|| self.copy_from_files(id, step, copy)),
         }
     }
 
@@ -138,7 +140,7 @@ impl Running<'_> {
                     })?;
                     let matches = self.select(&files, pattern, exclude.as_ref(), copy.parents)?;
                     let digests = self.file_digests(&files, &matches)?;
-                    Selected::Files { source: files, matches, digests, unpack: *unpack }
+                    Selected::Files { files: Files { source: files, matches, digests }, unpack: *unpack }
                 }
             });
         }
@@ -164,10 +166,12 @@ impl Running<'_> {
                     parts.push(Part::Inline { name, size_bytes: content.len() as u64 });
                     origins.push(PartContent::Inline(content));
                 }
-                Selected::Files { source, matches, unpack, .. } => {
-                    for one in matches {
+                Selected::Files { files: Files { source, matches, digests }, unpack } => {
+                    let digests = Arc::new(digests);
+                    for (group, one) in matches.into_iter().enumerate() {
+                        let found = Found::new(&source, &digests, group, &one);
                         parts.push(unpacked(&source, one, unpack)?);
-                        origins.push(PartContent::Files(source.clone()));
+                        origins.push(PartContent::Files(found));
                     }
                 }
             }
@@ -182,14 +186,15 @@ impl Running<'_> {
     pub(super) fn place_mounted(
         &self,
         worker: &Worker,
-        source: &Arc<FileSource>,
         path: &str,
-        matches: Vec<Match>,
+        Files { source, matches, digests }: Files,
         keyed: &Keyed,
     ) -> Result<Digest, Failure> {
         let files = LayerFiles::create(self.request.store)?;
         let destination = Destination::in_empty_tree(path, matches.iter().any(|one| one.is_directory))?;
-        let origins: Vec<_> = matches.iter().map(|_| PartContent::Files(source.clone())).collect();
+        let digests = Arc::new(digests);
+        let found = |(group, one)| PartContent::Files(Found::new(&source, &digests, group, one));
+        let origins: Vec<_> = matches.iter().enumerate().map(found).collect();
         let parts = matches.into_iter().map(Part::Match).collect();
         let arrangement = arrange(parts, &destination, &Rules { made: now(), ..Rules::default() })?;
         let made = place_arrangement(worker, &TreeLayers::default(), &arrangement, &origins, &files)?;
@@ -202,7 +207,7 @@ impl Selected {
     fn content(&self, copy: &Copy) -> Option<SourceContent> {
         match self {
             Selected::Inline(_) => None,
-            Selected::Files { matches, digests, .. } => {
+            Selected::Files { files: Files { matches, digests, .. }, .. } => {
                 Some(hash_matches(ContentHasher::for_copy(copy), matches, digests))
             }
         }
@@ -210,9 +215,32 @@ impl Selected {
 }
 
 /// Where the content of a part is.
-enum PartContent {
+pub(super) enum PartContent {
     Inline(Vec<u8>),
-    Files(Arc<FileSource>),
+    Files(Found),
+}
+
+/// A match outside the store, as it was when the step's key was made.
+pub(super) struct Found {
+    pub(super) source: Arc<FileSource>,
+    pub(super) digests: Arc<FileDigests>,
+    /// The number of the match in `digests`.
+    pub(super) group: usize,
+    /// The file that the match is, if it is one.
+    pub(super) single: Option<(TreePath, Metadata)>,
+}
+
+impl Found {
+    pub(super) fn new(
+        source: &Arc<FileSource>,
+        digests: &Arc<FileDigests>,
+        group: usize,
+        one: &Match,
+    ) -> Self {
+        let is_single = !one.is_directory && !one.is_empty();
+        let single = is_single.then(|| (one.source(0), one.facts(0).clone()));
+        Found { source: source.clone(), digests: digests.clone(), group, single }
+    }
 }
 
 /// A match, or what is in it if it is an archive and archives are unpacked.
@@ -235,7 +263,6 @@ fn place_arrangement(
     origins: &[PartContent],
     files: &LayerFiles,
 ) -> Result<MadeLayer, Failure> {
-    let io = |source: io::Error| Failure::Io { doing: "cannot read the files to copy", source };
     let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| Failure::Io { doing: "cannot make a pipe", source: error.into() })?;
     // A larger pipe means fewer switches between the two processes; where the limit is reached the usual size will do.
@@ -261,27 +288,51 @@ fn place_arrangement(
     });
     match (sent, response) {
         // A worker that refuses stops reading; what the sender says of that is no news.
-        (Err(error), Ok(_)) => Err(io(error)),
-        (Err(error), Err(_)) if error.kind() != io::ErrorKind::BrokenPipe => Err(io(error)),
-        (_, response) => made(response?),
+        (Err(Unsent::Pipe(source)), Ok(_)) => {
+            Err(Failure::Io { doing: "cannot send the files to copy", source })
+        }
+        (Err(Unsent::File(failure)), _) => Err(failure),
+        (_, response) => {
+            let made = made(response?)?;
+            unchanged::check(arrangement, origins, files.catalogue.file())?;
+            Ok(made)
+        }
     }
 }
 
-fn send(arrangement: &Arrangement, origins: &[PartContent], pipe: File) -> io::Result<()> {
+/// Why files could not be sent.
+enum Unsent {
+    /// The worker does not read them.
+    Pipe(io::Error),
+    /// They cannot be read.
+    File(Failure),
+}
+
+fn send(arrangement: &Arrangement, origins: &[PartContent], pipe: File) -> Result<(), Unsent> {
     let mut archive = TarWriter::new(BufWriter::with_capacity(256 << 10, pipe), Times::Exact);
     for placed in arrangement.items() {
-        match &placed.origin {
+        let sent = match &placed.origin {
             Origin::Archive { part, item } => {
                 let Part::Archive(unpacked) = &arrangement.parts()[*part] else { continue };
                 match placed.entry.kind {
-                    EntryKind::File { .. } => archive.entry(&placed.entry, &mut unpacked.content(*item)?)?,
-                    _ => archive.entry(&placed.entry, &mut NoContent)?,
+                    EntryKind::File { .. } => unpacked
+                        .content(*item)
+                        .and_then(|mut content| archive.entry(&placed.entry, &mut content)),
+                    _ => archive.entry(&placed.entry, &mut NoContent),
                 }
             }
-            origin => archive.entry(&placed.entry, &mut PlacedContent { origins, origin })?,
-        }
+            origin => archive.entry(&placed.entry, &mut PlacedContent { origins, origin }),
+        };
+        sent.map_err(|error| match (error.kind(), &placed.origin) {
+            (io::ErrorKind::BrokenPipe, _) => Unsent::Pipe(error),
+            (_, Origin::Selected { source, .. }) => Unsent::File(cannot_read(source, error)),
+            _ => Unsent::File(Failure::Input(format!(
+                "cannot read the content of {}: {error}",
+                placed.entry.path
+            ))),
+        })?;
     }
-    archive.finish()?.flush()
+    archive.finish().and_then(|mut pipe| pipe.flush()).map_err(Unsent::Pipe)
 }
 
 /// The content of one entry, opened when the archive comes to it.
@@ -299,7 +350,7 @@ impl Content for PlacedContent<'_> {
                 PartContent::Files(_) => Ok(Box::new(io::empty())),
             },
             Origin::Selected { part, source, .. } => match &self.origins[*part] {
-                PartContent::Files(files) => Ok(Box::new(open_content(files.root.as_fd(), source)?)),
+                PartContent::Files(files) => Ok(Box::new(open_content(files.source.root.as_fd(), source)?)),
                 PartContent::Inline(_) => Ok(Box::new(io::empty())),
             },
             // `send` takes it from the archive itself.

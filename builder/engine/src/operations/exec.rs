@@ -36,6 +36,10 @@ impl Running<'_> {
             let problem = "--security=insecure is not allowed; use --allow security.insecure if you trust this Dockerfile";
             return Err(Failure::Input(problem.into()));
         }
+        self.while_files_change(|| self.try_exec(id, step, exec))
+    }
+
+    fn try_exec(&self, id: StepId, step: &Step, exec: &Exec) -> Result<Done, Failure> {
         let below = self.tree(exec.base);
         let contents = self.mount_contents(exec)?;
         let keyed = self.exec_key(step, exec, &contents);
@@ -49,7 +53,7 @@ impl Running<'_> {
                 self.request.observer.event(crate::Event::Warning { message });
             }
             self.trees.ensure(worker, &below)?;
-            let mounts = self.prepare_mounts(worker, step, exec)?;
+            let mounts = self.prepare_mounts(worker, step, exec, &contents)?;
             let made = self.run_process(id, exec, below.chain(), mounts, worker, files)?;
             self.trees.made(&below.with(made.diff_id));
             Ok(made)

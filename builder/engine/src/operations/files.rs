@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use lithify_cache::key::{self, ContentDigest, ContentHasher, Matched, SourceContent};
+use lithify_cache::key::{self, ContentDigest, ContentHasher, Matched, MountContent, SourceContent};
 use lithify_cache::{ContextIndex, FileFacts};
 use lithify_files::ignore::Ignore;
 use lithify_files::select::{self, Match, Options, open_content};
@@ -17,10 +17,17 @@ use lithify_worker::Worker;
 use crate::build::Running;
 use crate::chain::TreeLayers;
 use crate::error::Failure;
-use crate::resources::FileSource;
+use crate::resources::{Cancel, FileSource};
 
 /// The digests of the regular files of some matches, by match and number.
 pub(super) type FileDigests = HashMap<(usize, usize), Digest>;
+
+/// Files outside the store that a step wants.
+pub(super) struct Files {
+    pub(super) source: Arc<FileSource>,
+    pub(super) matches: Vec<Match>,
+    pub(super) digests: FileDigests,
+}
 
 impl Running<'_> {
     /// Which files of `source` a pattern means.
@@ -48,15 +55,20 @@ impl Running<'_> {
         worker: &Worker,
         source: &Arc<FileSource>,
         path: &str,
+        expected: &MountContent,
     ) -> Result<TreeLayers, Failure> {
         let matches = self.select(source, &literal(path), None, false)?;
         let digests = self.file_digests(source, &matches)?;
         let content = hash_matches(ContentHasher::new(), &matches, &digests);
+        if matches!(expected, MountContent::Content(expected) if *expected != content.digest()) {
+            return Err(Failure::Changed { path: path.to_owned() });
+        }
         let keyed = key::files_key(path, &content);
         if let Some(diff_id) = self.recorded(&keyed.key)? {
             return Ok(TreeLayers::new([diff_id]));
         }
-        let made = self.place_mounted(worker, source, path, matches, &keyed)?;
+        let made =
+            self.place_mounted(worker, path, Files { source: source.clone(), matches, digests }, &keyed)?;
         Ok(TreeLayers::new([made]))
     }
 
@@ -86,7 +98,7 @@ impl Running<'_> {
                 }
             }
         }
-        for (file, digest) in unknown.iter().zip(read_all(source, &unknown)?) {
+        for (file, digest) in unknown.iter().zip(read_all(source, &unknown, self.request.cancel)?) {
             if let Some(index) = &mut index {
                 index.insert(file.path.as_bytes(), &file.facts, &digest);
             }
@@ -107,7 +119,7 @@ struct Unknown {
 }
 
 /// Hashes files on all processors.
-fn read_all(source: &FileSource, files: &[Unknown]) -> Result<Vec<Digest>, Failure> {
+fn read_all(source: &FileSource, files: &[Unknown], cancel: &Cancel) -> Result<Vec<Digest>, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().div_ceil(8));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(vec![None; files.len()]);
@@ -116,9 +128,8 @@ fn read_all(source: &FileSource, files: &[Unknown]) -> Result<Vec<Digest>, Failu
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(file) = files.get(at) else { return Ok(()) };
-            let digest = hash(source, &file.path, &mut buffer).map_err(|error| {
-                Failure::Input(format!("cannot read {} in the build context: {error}", file.path))
-            })?;
+            let digest = hash(source, &file.path, &mut buffer, cancel)
+                .map_err(|error| cannot_read(&file.path, error))?;
             results.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[at] = Some(digest);
         }
     };
@@ -131,10 +142,28 @@ fn read_all(source: &FileSource, files: &[Unknown]) -> Result<Vec<Digest>, Failu
     Ok(results.into_iter().flatten().collect())
 }
 
-fn hash(source: &FileSource, path: &TreePath, buffer: &mut [u8]) -> io::Result<Digest> {
+/// What it means that a file that was there cannot be read.
+pub(super) fn cannot_read(path: &TreePath, error: io::Error) -> Failure {
+    use io::ErrorKind::{InvalidData, NotADirectory, NotFound, UnexpectedEof};
+    let is_link = rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::LOOP);
+    match error.kind() {
+        _ if is_link => Failure::Changed { path: path.to_string() },
+        io::ErrorKind::Interrupted => Failure::Cancelled,
+        NotFound | NotADirectory | InvalidData | UnexpectedEof => Failure::Changed { path: path.to_string() },
+        _ => Failure::Input(format!(
+            "cannot read {path} in the build context: {error}; make it readable or name it in .dockerignore"
+        )),
+    }
+}
+
+fn hash(source: &FileSource, path: &TreePath, buffer: &mut [u8], cancel: &Cancel) -> io::Result<Digest> {
     let mut file = open_content(source.root.as_fd(), path)?;
     let mut hasher = DigestWriter::new(io::sink());
     loop {
+        // A large file takes longer than who presses Ctrl-C wants to wait.
+        if cancel.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         match file.read(buffer)? {
             0 => return Ok(hasher.finish().1),
             length => hasher.write_all(&buffer[..length])?,

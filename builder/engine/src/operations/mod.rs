@@ -10,6 +10,7 @@ mod exec;
 mod files;
 mod mounts;
 mod output;
+mod unchanged;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +29,9 @@ use crate::resources::FileSource;
 
 /// How often a step that another process runs is asked for.
 const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// How often a step is tried whose files change while they are copied.
+const ATTEMPTS: u32 = 3;
 
 /// What a step results in.
 #[derive(Clone)]
@@ -97,6 +101,17 @@ impl<'a> Running<'a> {
             Op::Git(git) => self.resolve_git(id, git),
             Op::Image(_) | Op::Context(_) => unreachable!("a look-up settles images and contexts"),
         }
+    }
+
+    /// Does `work` again where files changed between the look that made its key and the copy.
+    fn while_files_change(&self, work: impl Fn() -> Result<Done, Failure>) -> Result<Done, Failure> {
+        for _ in 1..ATTEMPTS {
+            match work() {
+                Err(Failure::Changed { .. }) if !self.request.cancel.is_cancelled() => {}
+                other => return other,
+            }
+        }
+        work()
     }
 
     fn fetched(

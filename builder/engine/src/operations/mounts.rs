@@ -52,10 +52,11 @@ impl Running<'_> {
         worker: &Worker,
         step: &Step,
         exec: &Exec,
+        contents: &[MountContent],
     ) -> Result<Prepared, Failure> {
         let mut prepared = Prepared::default();
-        for mount in &exec.mounts {
-            self.prepare_mount(worker, step, mount, &mut prepared)?;
+        for (mount, content) in exec.mounts.iter().zip(contents) {
+            self.prepare_mount(worker, step, mount, content, &mut prepared)?;
         }
         if let Some(script) = &exec.script {
             prepared.mounts.push(RunMount {
@@ -71,18 +72,19 @@ impl Running<'_> {
         worker: &Worker,
         step: &Step,
         mount: &Mount,
+        content: &MountContent,
         prepared: &mut Prepared,
     ) -> Result<(), Failure> {
         let kind = match &mount.kind {
             MountKind::Bind { from, source, writable } => {
-                let (tree, source) = self.mounted_tree(worker, *from, source)?;
+                let (tree, source) = self.mounted_tree(worker, *from, source, content)?;
                 RunMountKind::Tree { chain: tree.chain().to_vec(), source, writable: *writable }
             }
             MountKind::Cache { id, sharing, from, source, mode, uid, gid, read_only } => {
                 let seed = match from {
                     Tree::Scratch => None,
                     _ => {
-                        let (tree, source) = self.mounted_tree(worker, *from, source)?;
+                        let (tree, source) = self.mounted_tree(worker, *from, source, content)?;
                         Some((tree.chain().to_vec(), source))
                     }
                 };
@@ -164,15 +166,17 @@ impl Running<'_> {
         }
     }
 
-    /// The tree that a mount shows, and the path in it. Files outside the store become a tree first.
+    /// The tree that a mount shows, and the path in it. Files outside the store become a tree first, which must still
+    /// hold what the key says.
     fn mounted_tree(
         &self,
         worker: &Worker,
         from: Tree,
         source: &str,
+        keyed: &MountContent,
     ) -> Result<(TreeLayers, String), Failure> {
         let tree = match self.files(from)? {
-            Some(files) => self.tree_of_files(worker, &files, source)?,
+            Some(files) => self.tree_of_files(worker, &files, source, keyed)?,
             None => self.tree(from),
         };
         self.trees.ensure(worker, &tree)?;

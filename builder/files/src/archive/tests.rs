@@ -154,7 +154,9 @@ fn expand_sparse_files() {
             .arg(folder.path())
             .args(["-cf", "-", "s", "z"])
             .output();
-        let Ok(made) = made else { return crate::testing::skipped("run tar") };
+        let Ok(made) = made else {
+            return lithify_testkit::skipped("sparse archives", "tar is not installed");
+        };
         let archive = opened(&made.stdout).unwrap().unwrap();
         let content = |item| io::read_to_string(archive.content(item).unwrap()).unwrap();
         assert_eq!(content(0).len(), 1_000_000, "{format}");

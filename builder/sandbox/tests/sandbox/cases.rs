@@ -3,7 +3,6 @@
 mod trees;
 
 use std::io::Read as _;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -319,30 +318,20 @@ fn overhead() {
 
 /// Everything again as a user without privileges and with a range of ids, whom root makes for it.
 fn as_plain_user() {
-    const NAME: &str = "lithify-test";
-    if !rustix::process::geteuid().is_root() {
+    if !lithify_testkit::is_root() {
         return;
     }
-    let number = |flag: &str| -> Option<u32> {
-        let output = Command::new("id").args([flag, NAME]).output().ok()?;
-        String::from_utf8(output.stdout).ok()?.trim().parse().ok()
-    };
-    if number("-u").is_none() {
-        let _ = Command::new("useradd").args(["-m", NAME]).status();
-    }
-    let (Some(uid), Some(gid)) = (number("-u"), number("-g")) else {
-        assert_ne!(std::env::var("LITHIFY_REQUIRE_ALL").as_deref(), Ok("1"), "useradd is needed");
-        eprintln!("SKIPPED as_plain_user: there is no useradd to make the user {NAME} with");
-        return;
+    let user = match lithify_testkit::PlainUser::with_subids() {
+        Ok(user) => user,
+        Err(why) => return lithify_testkit::skipped("as_plain_user", &why),
     };
     // Where that user can reach it, and owns it as it would own an installed one.
     let folder = tempfile::tempdir().expect("a temporary folder");
     let program = folder.path().join("sandbox");
     std::fs::copy("/proc/self/exe", &program).expect("copied");
-    for path in [folder.path(), &program] {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("chown");
-    }
+    user.own(folder.path());
     let mut again = Command::new(program);
-    again.uid(uid).gid(gid).current_dir("/").env("HOME", "/").stdin(Stdio::null());
+    user.lend(&mut again);
+    again.current_dir("/").env("HOME", "/").stdin(Stdio::null());
     assert!(again.status().expect("started").success());
 }

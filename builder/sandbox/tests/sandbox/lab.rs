@@ -83,11 +83,8 @@ pub(crate) fn id_map() -> Option<&'static IdMap> {
     static MAP: OnceLock<Option<IdMap>> = OnceLock::new();
     MAP.get_or_init(|| match probe_range() {
         Ok(map) => Some(map),
-        Err(unavailable) if std::env::var_os("LITHIFY_REQUIRE_ALL").is_some_and(|value| value == "1") => {
-            panic!("{unavailable}")
-        }
         Err(unavailable) => {
-            eprintln!("SKIPPED sandbox: {unavailable}");
+            lithify_testkit::skipped("sandbox", &unavailable.to_string());
             None
         }
     })

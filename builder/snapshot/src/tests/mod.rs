@@ -9,6 +9,7 @@ use std::process::Command;
 use lithify_linux::tree;
 use lithify_oci::layer::{Catalogue, Compression, Layer, LayerWriter, Times};
 use lithify_oci::{Content, Digest, Entry, EntryKind, TreePath};
+use lithify_testkit::skipped;
 use rustix::fs::{Mode, OFlags};
 
 use crate::{ChainId, Copy, MoveOrKeep, Overlay, Snapshots, Workspace, node};
@@ -46,22 +47,17 @@ impl Trees {
 /// The snapshotters that can be tried here.
 fn kinds(test: &str) -> Vec<&'static str> {
     if !rustix::process::geteuid().is_root() {
-        skip(test, "changing owners needs root, or a user namespace with an id range");
+        skipped(test, "changing owners needs root, or a user namespace with an id range");
         return vec![];
     }
     let trees = Trees::new();
     match Overlay::open(trees.folder.as_fd()).and_then(|overlay| overlay.probe()) {
         Ok(()) => vec!["overlay", "copy"],
         Err(error) => {
-            skip(test, &format!("with overlay: {error}"));
+            skipped(test, &format!("with overlay: {error}"));
             vec!["copy"]
         }
     }
-}
-
-fn skip(test: &str, why: &str) {
-    assert!(std::env::var_os("LITHIFY_REQUIRE_ALL").is_none(), "{test} must run, but cannot: {why}");
-    eprintln!("SKIPPED {test}: {why}");
 }
 
 /// A layer with all that is needed to apply it.
