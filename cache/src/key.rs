@@ -27,6 +27,7 @@
 //! | [`RunSettings`]: host name, names of `--add-host`, ulimits, size of /dev/shm | exec | the process sees them |
 //! | addresses of `--add-host` | none | as BuildKit: where a host is found does not say what it serves |
 //! | [`RunSettings`]: SOURCE_DATE_EPOCH, `--reproducible` | exec | they enter the environment and clean the result |
+//! | the sandbox, if it is not the full one | exec | without a pid namespace or /proc a process may see something else; `COPY` and `WORKDIR` do not |
 //! | memory and CPU limits, time limit, lent CA certificates, progress | none | they decide whether and how fast a step ends, not what it makes |
 //! | **Copy** | | |
 //! | `sources`: what they select | copy | paths below the destination, kind, mode, owner, link target, device, `security.capability`, content; see [`ContentHasher`] |

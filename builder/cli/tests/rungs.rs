@@ -158,7 +158,7 @@ RUN test \"$(cat /f)\" = one
 fn killed_builds_leave_no_process() {
     let env = Env::new(BINARY);
     let context =
-        env.folder(&[("Dockerfile", "FROM busybox\nRUN (sleep 4243 &) ; echo started; sleep 4243\n")]);
+        env.folder(&[("Dockerfile", "FROM busybox\nRUN sh -c 'echo started; sleep 4243' 4243 & wait\n")]);
     let (context, busybox) = (context.display().to_string(), env.busybox());
     let args = ["build", "--progress=plain", &busybox, &context];
     let Some(mut command) = contained(&env, "killed_builds_leave_no_process", &args) else { return };

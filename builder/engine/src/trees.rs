@@ -22,6 +22,7 @@ pub(crate) struct Trees<'a> {
     settings: &'a Settings,
     cancel: &'a Cancel,
     worker: OnceLock<Arc<Worker>>,
+    rung: OnceLock<Option<RungName>>,
     starting: Mutex<()>,
     warning: Mutex<Option<&'static str>>,
     /// Layers of base images, by diffID: where their blobs come from.
@@ -43,6 +44,7 @@ impl<'a> Trees<'a> {
             settings,
             cancel,
             worker: OnceLock::new(),
+            rung: OnceLock::new(),
             starting: Mutex::new(()),
             warning: Mutex::default(),
             bases: Mutex::default(),
@@ -77,6 +79,7 @@ impl<'a> Trees<'a> {
         }
         let (place, worker) = self.start_worker()?;
         let worker = Arc::new(worker);
+        let _ = self.rung.set(Some(place.name()));
         *self.warning.lock().unwrap_or_else(PoisonError::into_inner) = place.warning();
         let doomed = Arc::downgrade(&worker);
         self.cancel.on_cancel(Box::new(move || {
@@ -108,6 +111,12 @@ impl<'a> Trees<'a> {
         let place = lithify_sandbox::choose(self.settings.sandbox).map_err(Failure::Unavailable)?;
         let worker = start(&place)?;
         Ok((place, worker))
+    }
+
+    /// The sandbox that steps run in: the worker's where one has started, else the one that it would have.
+    pub(crate) fn rung(&self) -> Option<RungName> {
+        let choose = || lithify_sandbox::choose(self.settings.sandbox).ok().map(|place| place.name());
+        *self.rung.get_or_init(choose)
     }
 
     /// What of the worker's sandbox the user should know before something runs in it: said once.

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::layers::LayerFiles;
 use crate::mounts::Mounts;
 use crate::protocol::{Failure, RunRequest, RunResult};
-use crate::serve::{Call, Context, ids};
+use crate::serve::{Call, Context, Mounting, ids};
 
 pub(crate) fn run(
     context: &Context,
@@ -28,7 +28,7 @@ pub(crate) fn run(
     let mut workspace = context.snapshots.workspace(&chain, reuse)?;
     let root = workspace.root_mount()?;
     let identity = identity(&root, &request.user)?;
-    let mut mounts = Mounts::new(context, passed, generated(request));
+    let mut mounts = Mounts::new(context, passed, generated(request, &context.mounting));
     mounts.lock_caches(&request.mounts)?;
     for mount in &request.mounts {
         mounts.add(mount)?;
@@ -124,11 +124,17 @@ pub(crate) fn read_file(root: &impl AsFd, path: &str) -> Result<Option<Vec<u8>>,
 }
 
 /// The files that every RUN sees in place of the image's.
-fn generated(request: &RunRequest) -> Vec<MountSpec> {
+fn generated(request: &RunRequest, mounting: &Mounting) -> Vec<MountSpec> {
+    let mut hosts = request.hosts.clone();
+    if let Mounting::Moved(_) = mounting {
+        // A step has the machine's name there, and sudo looks it up.
+        let name = rustix::system::uname();
+        hosts.push_str(&format!("127.0.0.1\t{}\n", name.nodename().to_string_lossy()));
+    }
     let file = |target: &str, text: &str| MountSpec {
         target: target.into(),
         source: MountSource::Content { bytes: text.into(), mode: 0o644, uid: 0, gid: 0 },
         read_only: false,
     };
-    vec![file("/etc/hosts", &request.hosts), file("/etc/resolv.conf", &request.resolv_conf)]
+    vec![file("/etc/hosts", &hosts), file("/etc/resolv.conf", &request.resolv_conf)]
 }

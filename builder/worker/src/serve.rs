@@ -170,6 +170,7 @@ fn open_snapshots(
     trees: &OwnedFd,
     wanted: Option<Snapshotter>,
 ) -> Result<(Arc<dyn Snapshots>, Snapshotter), Failure> {
+    // Overlayfs does not take every file system for its upper folder: not overlayfs itself, nor NFS.
     let overlay = || -> Result<Overlay, Failure> {
         let overlay = Overlay::open(trees.as_fd())?;
         overlay.probe()?;

@@ -32,6 +32,8 @@ pub struct RunSettings {
     pub network: Network,
     /// SOURCE_DATE_EPOCH in the environment of the process, where `--reproducible` puts it there.
     pub source_date_epoch: Option<i64>,
+    /// The sandbox, where it is one in which a process may see something else than in the full one; `None` for that.
+    pub sandbox: Option<String>,
     /// The name and version of the table by which `--reproducible` removes noise; `None` without it.
     pub reproducible: Option<String>,
 }
@@ -139,6 +141,7 @@ fn settings_parts(encoder: &mut Encoder, settings: &RunSettings) {
         shm_size_bytes,
         network: _,
         source_date_epoch,
+        sandbox,
         reproducible,
     } = settings;
     encoder.text("host name", hostname);
@@ -153,6 +156,9 @@ fn settings_parts(encoder: &mut Encoder, settings: &RunSettings) {
     }
     if let Some(seconds) = source_date_epoch {
         encoder.part("SOURCE_DATE_EPOCH", &seconds.to_be_bytes());
+    }
+    if let Some(sandbox) = sandbox {
+        encoder.text("sandbox", sandbox);
     }
     if let Some(profile) = reproducible {
         encoder.text("--reproducible", profile);

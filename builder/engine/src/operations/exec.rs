@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use lithify_cache::key::{self, Chain, Keyed, MountContent, RunSettings, Ulimit};
 use lithify_graph::{Exec, Network, Security, Step, StepId};
+use lithify_sandbox::RungName;
 use lithify_worker::{MadeLayer, RunRequest, RunResult, Worker};
 
 use super::certificates;
@@ -16,7 +17,26 @@ use crate::event::Stream;
 use crate::settings::DEFAULT_SHM_BYTES;
 
 impl Running<'_> {
-    pub(super) fn exec_key(&self, step: &Step, exec: &Exec, mounts: &[MountContent]) -> Keyed {
+    /// The result of a RUN that is in the cache. What a weaker sandbox made counts only where this build has no better one:
+    /// without a pid namespace, say, a process may have seen something else.
+    pub(super) fn cached_exec(
+        &self,
+        step: &Step,
+        exec: &Exec,
+        mounts: &[MountContent],
+    ) -> Result<Option<Done>, Failure> {
+        let below = self.tree(exec.base);
+        if let Some(done) =
+            self.cached(step, &self.exec_key(step, exec, mounts, RungName::Range).key, &below)?
+        {
+            return Ok(Some(done));
+        }
+        let weaker = self.exec_key(step, exec, mounts, RungName::Chroot);
+        let done = self.cached(step, &weaker.key, &below)?;
+        Ok(done.filter(|_| self.trees.rung() == Some(RungName::Chroot)))
+    }
+
+    fn exec_key(&self, step: &Step, exec: &Exec, mounts: &[MountContent], rung: RungName) -> Keyed {
         let settings = self.request.settings;
         let ulimit =
             |(name, soft, hard): &(String, u64, u64)| Ulimit { name: name.clone(), soft: *soft, hard: *hard };
@@ -25,6 +45,7 @@ impl Running<'_> {
             extra_hosts: settings.extra_hosts.iter().map(|(name, _)| name.clone()).collect(),
             ulimits: settings.ulimits.iter().map(ulimit).collect(),
             shm_size_bytes: Some(settings.shm_size_bytes).filter(|size| *size != DEFAULT_SHM_BYTES),
+            sandbox: (rung != RungName::Range).then(|| rung.to_string()),
             ..RunSettings::default()
         };
         let base = Chain(self.tree(exec.base).diff_ids().to_vec());
@@ -42,12 +63,14 @@ impl Running<'_> {
     fn try_exec(&self, id: StepId, step: &Step, exec: &Exec) -> Result<Done, Failure> {
         let below = self.tree(exec.base);
         let contents = self.mount_contents(exec)?;
-        let keyed = self.exec_key(step, exec, &contents);
         if self.reads_files(exec)
-            && let Some(done) = self.cached(step, &keyed.key, &below)?
+            && let Some(done) = self.cached_exec(step, exec, &contents)?
         {
             return Ok(done);
         }
+        // The worker's sandbox is known when it has started.
+        self.trees.worker()?;
+        let keyed = self.exec_key(step, exec, &contents, self.trees.rung().unwrap_or(RungName::Range));
         self.make(id, &keyed, &below, |worker, files| {
             if let Some(message) = self.trees.take_warning() {
                 self.request.observer.event(crate::Event::Warning { message });

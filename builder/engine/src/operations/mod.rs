@@ -76,10 +76,7 @@ impl<'a> Running<'a> {
             }
             Op::Http(_) | Op::Git(_) => Ok(None),
             Op::Exec(exec) if self.reads_files(exec) => Ok(None),
-            Op::Exec(exec) => {
-                let keyed = self.exec_key(step, exec, &mounts::no_contents(exec));
-                self.cached(step, &keyed.key, &self.tree(exec.base))
-            }
+            Op::Exec(exec) => self.cached_exec(step, exec, &mounts::no_contents(exec)),
             Op::MakeDirectory(make) => {
                 let below = self.tree(make.base);
                 self.cached(step, &directory::key(make, &below).key, &below)
