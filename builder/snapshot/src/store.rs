@@ -156,7 +156,7 @@ impl Temporary {
         open_folder(self.folder(), name.as_bytes()).map_err(failed("open", name))
     }
 
-    /// Gives it its name as a tree. Where there is one already, that one stays and this one is removed, which nobody waits for.
+    /// Gives it its name as a tree. Where there is one already, that one stays and this one is removed.
     pub(crate) fn publish(mut self, chain: ChainId) -> Result<(), Error> {
         let folder = self.store.folder();
         let name = chain.digest().hex();

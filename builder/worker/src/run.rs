@@ -52,7 +52,13 @@ pub(crate) fn run(
         Some(below) => below.then(made.diff_id),
         None => ChainId::first(made.diff_id),
     };
-    workspace.commit(id)?;
+    let made_tree = [&chain[..], &[id]].concat();
+    if context.snapshots.has(&made_tree).unwrap_or(false) {
+        // Made before (`--no-cache` often makes the same again): removing this one is nothing to wait for.
+        std::thread::spawn(move || drop(workspace));
+    } else {
+        workspace.commit(id)?;
+    }
     Ok(RunResult::Changed(Box::new(made)))
 }
 
