@@ -165,12 +165,7 @@ impl Temporary {
                 self.name.clear();
                 Ok(())
             }
-            Err(Errno::EXIST) => {
-                // Where no thread can be had it is dropped here and now.
-                let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
-                let _ = thread.spawn(move || drop(self));
-                Ok(())
-            }
+            Err(Errno::EXIST) => self.remove(),
             Err(error) => Err(failed("name", &name)(error.into())),
         }
     }

@@ -55,7 +55,9 @@ pub(crate) fn run(
     let made_tree = [&chain[..], &[id]].concat();
     if context.snapshots.has(&made_tree).unwrap_or(false) {
         // Made before (`--no-cache` often makes the same again): removing this one is nothing to wait for.
-        std::thread::spawn(move || drop(workspace));
+        let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
+        // Where no thread can be had it is dropped here and now.
+        let _ = thread.spawn(move || drop(workspace));
     } else {
         workspace.commit(id)?;
     }
