@@ -29,7 +29,7 @@ pub(crate) struct Globals {
     pub(crate) declared: BTreeMap<String, GlobalArg>,
 }
 
-/// The arguments that exist without an ARG (checklist 1.4, "automatic"); any can be given by `--build-arg`.
+/// The arguments that exist without an ARG; any can be given by `--build-arg`.
 pub(crate) fn automatic(options: &Options, last_stage: Option<&str>) -> Variables {
     let (build, target) = (&options.build_platform, &options.target_platform);
     let stage = options.target.as_deref().filter(|name| !name.is_empty()).or(last_stage).unwrap_or("default");

@@ -49,7 +49,7 @@ pub enum Check {
     Report(LintReport),
 }
 
-/// Checks a Dockerfile by the rules (checklist 2.8); without a target all stages are checked. Errors of the file are
+/// Checks a Dockerfile by the rules; without a target all stages are checked. Errors of the file are
 /// part of the report.
 ///
 /// ```

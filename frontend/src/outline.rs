@@ -1,4 +1,4 @@
-//! What a Dockerfile offers: `--call outline` and `--call targets` (checklist 2.7), in BuildKit's JSON and as tables.
+//! What a Dockerfile offers: `--call outline` and `--call targets`, in BuildKit's JSON and as tables.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -143,7 +143,7 @@ pub(crate) fn http(
     }
 }
 
-/// A folder with a downloaded file: of mode 0600, dated as the server says (dockerfile-semantics 1.8).
+/// A folder with a downloaded file: of mode 0600, dated as the server says.
 pub(crate) fn folder_of(store: &Store, download: &Download, name: &str) -> Result<FileSource, SourceError> {
     let (source, path) = temporary_folder()?;
     let write = || -> std::io::Result<()> {

@@ -1,4 +1,4 @@
-//! Archives that ADD unpacks (dockerfile-semantics 1.8): known by their content, read in any order, given in canonical order.
+//! Archives that ADD unpacks: known by their content, read in any order, given in canonical order.
 
 mod settle;
 mod sniff;

@@ -1,4 +1,4 @@
-//! `--chmod`: octal digits, or a list of letters as chmod(1) takes it (dockerfile-semantics 1.8).
+//! `--chmod`: octal digits, or a list of letters as chmod(1) takes it.
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! .dockerignore, and the lists of `--exclude` (dockerfile-semantics 1.10): patterns in order, the last one that matches
+//! .dockerignore, and the lists of `--exclude`: patterns in order, the last one that matches
 //! decides, `!` brings back.
 
 #[cfg(test)]

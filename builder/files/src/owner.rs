@@ -1,4 +1,4 @@
-//! Who is meant by `user[:group]`: for `--chown` and WORKDIR (dockerfile-semantics 1.8), and for RUN (1.9). The rules differ.
+//! Who is meant by `user[:group]`: for `--chown` and WORKDIR, and for RUN. The rules differ.
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The sources of a COPY or ADD: which files a path or a pattern means below a root (dockerfile-semantics 1.8).
+//! The sources of a COPY or ADD: which files a path or a pattern means below a root.
 
 mod hint;
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl LintReport {
         self.warnings.is_empty() && self.errors.is_empty()
     }
 
-    /// `--format json`, in the shape of BuildKit's `frontend.lint` (checklist 2.7).
+    /// `--format json`, in the shape of BuildKit's `frontend.lint`.
     pub fn to_json(&self) -> Value {
         let warnings = self.warnings.iter().map(|warning| JsonWarning {
             rule_name: warning.rule.name(),

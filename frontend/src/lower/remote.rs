@@ -11,7 +11,7 @@ pub(crate) enum Remote {
     Git(GitQuery),
 }
 
-/// What the query of a repository's URL says (checklist 2.2).
+/// What the query of a repository's URL says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GitQuery {
     pub(crate) keep_git_dir: Option<bool>,
