@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use lithify_cache::key::{self, ContentDigest, ContentHasher, Matched, MountContent, SourceContent};
+use lithify_cache::key::{self, ContentHasher, Matched, MountContent, SourceContent};
 use lithify_cache::{ContextIndex, FileFacts};
 use lithify_files::ignore::Ignore;
 use lithify_files::select::{self, Match, Options, open_content};
@@ -58,10 +58,10 @@ impl Running<'_> {
     }
 
     /// The digest of everything below a path of `source`, for the key of a RUN that mounts it.
-    pub(super) fn content_of(&self, source: &FileSource, path: &str) -> Result<ContentDigest, Failure> {
+    pub(super) fn content_of(&self, source: &FileSource, path: &str) -> Result<SourceContent, Failure> {
         let matches = self.select(source, &literal(path), None, false)?;
         let digests = self.file_digests(source, &matches)?;
-        Ok(hash_matches(ContentHasher::new(), &matches, &digests).digest())
+        Ok(hash_matches(ContentHasher::new(), &matches, &digests))
     }
 
     /// Makes a tree of everything below a path of `source`, which stands at the same path in the tree.
@@ -75,7 +75,7 @@ impl Running<'_> {
         let matches = self.select(source, &literal(path), None, false)?;
         let digests = self.file_digests(source, &matches)?;
         let content = hash_matches(ContentHasher::new(), &matches, &digests);
-        if matches!(expected, MountContent::Content(expected) if *expected != content.digest()) {
+        if matches!(expected, MountContent::Content(expected) if expected.digest() != content.digest()) {
             return Err(Failure::Changed { path: path.to_owned() });
         }
         let keyed = key::files_key(path, &content);
