@@ -17,6 +17,6 @@ pub use error::Error;
 pub use key::{Chain, Explanation, Key, Keyed};
 pub use store::{
     CacheMountLock, Download, ImageUsage, LayerBlob, LayerFacts, LoggedBuild, LoggedStep, Missed, NewFile,
-    Problem, PrunePolicy, Pruned, Record, Resolution, StepLock, StepOutcome, Store, StoredImage, TaggedImage,
-    Usage,
+    Past, Problem, PrunePolicy, Pruned, Record, Resolution, StepLock, StepOutcome, Store, StoredImage,
+    TaggedImage, Usage,
 };

@@ -59,7 +59,7 @@ pub use layers::{LayerBlob, LayerFacts};
 pub use locks::StepLock;
 pub use mounts::CacheMountLock;
 pub use prune::{PrunePolicy, Pruned};
-pub use records::{Missed, Record};
+pub use records::{Missed, Past, Record};
 pub use usage::{ImageUsage, Usage};
 pub use verify::Problem;
 

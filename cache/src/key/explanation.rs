@@ -18,10 +18,6 @@ const KEPT: usize = 1000;
 const LINES: usize = 200;
 const LINE_CHARS: usize = 300;
 
-/// What a command that differs counts, in parts: two runs of one command are more likely the same step than two that
-/// share their environment.
-const COMMAND_WEIGHT: usize = 1000;
-
 /// What names of parts begin with that only explain others.
 pub(crate) const FILE: &str = "file ";
 const FOLDER: &str = "folder ";
@@ -98,6 +94,13 @@ impl Explanation {
         Ok(Explanation { step: step.to_owned(), parts: parts.collect::<serde_json::Result<_>>()? })
     }
 
+    /// What the step does, as far as its parts tell: its command, or where it puts things.
+    fn deed(&self) -> impl PartialEq + use<> {
+        let is_deed =
+            |part: &&Part| is_command(&part.name) || matches!(part.name.as_str(), "destination" | "path");
+        self.parts.iter().filter(is_deed).map(|part| part.value).collect::<Vec<_>>()
+    }
+
     /// How this differs from an earlier run. Parts of one name (several hosts, several sources) are compared together.
     pub fn difference(&self, earlier: &Explanation) -> Difference {
         let (old, new) = (by_name(earlier), by_name(self));
@@ -149,12 +152,6 @@ impl Difference {
     /// Whether none does, which leaves their order.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// How much less likely than another run this was the same step.
-    fn distance(&self) -> usize {
-        let command = self.changed.iter().any(|name| is_command(name));
-        self.len() + if command { COMMAND_WEIGHT } else { 0 }
     }
 
     fn lists(&mut self) -> [&mut Vec<String>; 3] {
@@ -239,6 +236,10 @@ pub(crate) fn nearest<'a, T>(
     earlier: &'a [T],
     explanation: impl Fn(&T) -> &Explanation,
 ) -> Option<(&'a T, Difference)> {
-    let compared = earlier.iter().map(|old| (old, new.difference(explanation(old))));
-    compared.min_by_key(|(_, difference)| difference.distance())
+    // Two runs that do the same are more likely the same step than two that share their environment.
+    let deed = new.deed();
+    let alike: Vec<_> = earlier.iter().filter(|old| explanation(old).deed() == deed).collect();
+    let candidates = if alike.is_empty() { earlier.iter().collect() } else { alike };
+    let compared = candidates.into_iter().map(|old| (old, new.difference(explanation(old))));
+    compared.min_by_key(|(_, difference)| difference.len())
 }

@@ -8,8 +8,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use lithify_oci::layer::{Catalogue, CatalogueEntry};
 use lithify_oci::TreePath;
+use lithify_oci::layer::{Catalogue, CatalogueEntry};
 use serde::{Deserialize, Serialize};
 
 use super::{Missed, Store};

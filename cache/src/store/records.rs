@@ -13,7 +13,7 @@ use crate::key::explanation::nearest;
 use crate::{Error, Explanation, Key};
 
 /// How many earlier runs of a step an explanation compares with.
-const COMPARED: u32 = 32;
+const COMPARED: u32 = 64;
 
 /// Marks of use are not renewed more often, so that most builds write none.
 const MARK_NS: i64 = 60_000_000_000;
@@ -105,27 +105,11 @@ impl Store {
         })
     }
 
-    /// Why a step with this key and these parts was not found: against the most similar of the last runs of the same step.
+    /// The last runs of a step, the latest first, to compare new ones with.
     ///
     /// # Errors
     /// A failure to read the store.
-    pub fn explain(&self, key: &Key, new: &Explanation) -> Result<Missed, Error> {
-        let earlier = self.history(&new.step)?;
-        if let Some(same) = earlier.iter().find(|past| past.key == *key) {
-            return Ok(Missed::Lost { finished: same.finished });
-        }
-        Ok(match nearest(new, &earlier, |past| &past.explanation) {
-            None => Missed::First,
-            Some((past, difference)) => Missed::Differs {
-                against: past.key,
-                finished: past.finished,
-                difference: difference.bounded(),
-            },
-        })
-    }
-
-    /// The last runs of a step, the latest first.
-    fn history(&self, step_identity: &str) -> Result<Vec<Past>, Error> {
+    pub fn history(&self, step_identity: &str) -> Result<Vec<Past>, Error> {
         let access = self.access()?;
         let rows = access.read(|connection| {
             let sql =
@@ -186,7 +170,8 @@ impl Store {
 }
 
 /// An earlier run of a step.
-struct Past {
+#[derive(Clone, Debug)]
+pub struct Past {
     key: Key,
     finished: SystemTime,
     explanation: Explanation,
@@ -217,6 +202,21 @@ pub enum Missed {
 }
 
 impl Missed {
+    /// Why a step with this key and these parts was not found, where it ran before like this: against the most similar run.
+    pub fn explain(key: &Key, new: &Explanation, earlier: &[Past]) -> Missed {
+        if let Some(same) = earlier.iter().find(|past| past.key == *key) {
+            return Missed::Lost { finished: same.finished };
+        }
+        match nearest(new, earlier, |past| &past.explanation) {
+            None => Missed::First,
+            Some((past, difference)) => Missed::Differs {
+                against: past.key,
+                finished: past.finished,
+                difference: difference.bounded(),
+            },
+        }
+    }
+
     /// In a few words; `None` where there is nothing to compare with.
     pub fn summary(&self) -> Option<String> {
         match self {
