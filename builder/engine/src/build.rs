@@ -14,6 +14,7 @@ use crate::assemble::{Built, assemble};
 use crate::chain::TreeLayers;
 use crate::error::{Error, Failure};
 use crate::event::{Event, Observer, Origin};
+use crate::log::Log;
 use crate::operations::{Done, Outcome};
 use crate::resources::{Cancel, Sources};
 use crate::schedule::Schedule;
@@ -22,6 +23,8 @@ use crate::trees::{Needed, Trees};
 
 /// A build to do.
 pub struct Request<'a> {
+    /// What the log of builds calls it.
+    pub name: &'a str,
     /// What to build.
     pub graph: &'a Graph,
     /// Where results are kept.
@@ -40,6 +43,7 @@ pub struct Request<'a> {
 pub(crate) struct Running<'a> {
     pub(crate) request: &'a Request<'a>,
     pub(crate) trees: Trees<'a>,
+    pub(crate) log: Log,
     outcomes: Mutex<Vec<Option<Outcome>>>,
 }
 
@@ -52,11 +56,15 @@ pub fn build(request: &Request<'_>) -> Result<Built, Error> {
     let running = Running {
         request,
         trees: Trees::new(request.store, request.sources, request.settings, request.cancel),
+        log: Log::new(request.graph),
         outcomes: Mutex::new(vec![None; request.graph.steps.len()]),
     };
-    running.run_steps()?;
-    let tree = running.tree(request.graph.target.tree);
-    assemble(&running, &tree)
+    let built = running.run_steps().and_then(|()| {
+        let tree = running.tree(request.graph.target.tree);
+        assemble(&running, &tree)
+    });
+    running.log.write(request, built.is_ok());
+    built
 }
 
 impl<'a> Running<'a> {
@@ -75,6 +83,7 @@ impl<'a> Running<'a> {
                 match result {
                     Ok(outcome) => self.finish(&mut schedule, step, outcome),
                     Err(failure) => {
+                        self.log.failed(step);
                         schedule.failed();
                         self.trees.stop();
                         first_failure.get_or_insert((step, failure));
@@ -137,6 +146,7 @@ impl<'a> Running<'a> {
     }
 
     fn report(&self, step: StepId, done: &Done, since: Instant) {
+        self.log.finished(step, done.origin);
         self.request.observer.event(Event::Finished { step, origin: done.origin, took: since.elapsed() });
     }
 

@@ -57,7 +57,9 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     stopping.by_cancelling();
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
     let renderer = Renderer::new(progress, &graph);
+    let name = name_of(arguments, &tags);
     let request = Request {
+        name: &name,
         graph: &graph,
         store: &store,
         sources: &provider,
@@ -71,6 +73,17 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
 
     let built = deliver(&outputs, times, &built, &provider, &store)?;
     report(arguments, &tags, &outputs, &built)
+}
+
+/// What the log of builds calls this one. Never a URL: it may hold a password.
+fn name_of(arguments: &Build, tags: &[Reference]) -> String {
+    if !tags.is_empty() {
+        return tags.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ");
+    }
+    match std::fs::canonicalize(&arguments.dockerfile.context) {
+        Ok(folder) => folder.display().to_string(),
+        Err(_) => "(no name)".to_owned(),
+    }
 }
 
 /// Asks for base images until the frontend has all that it needs.

@@ -120,7 +120,7 @@ impl Running<'_> {
         let selected = self.select_sources(copy)?;
         let contents: Vec<SourceContent> = selected.iter().filter_map(|one| one.content(copy)).collect();
         let keyed = key::copy_key(copy, &step.platform, &self.base_chain(copy), &contents);
-        if let Some(done) = self.cached(step, &keyed.key, &below)? {
+        if let Some(done) = self.cached(id, &keyed.key, &below)? {
             return Ok(done);
         }
         self.make(id, &keyed, &below, |worker, files| self.place(worker, id, copy, selected, files))

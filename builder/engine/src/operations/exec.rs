@@ -38,18 +38,19 @@ impl Running<'_> {
     /// without a pid namespace, say, a process may have seen something else.
     pub(super) fn cached_exec(
         &self,
-        step: &Step,
+        id: StepId,
         exec: &Exec,
         mounts: &[MountContent],
     ) -> Result<Option<Done>, Failure> {
+        let step = self.request.graph.step(id);
         let below = self.tree(exec.base);
         if let Some(done) =
-            self.cached(step, &self.exec_key(step, exec, mounts, RungName::Range).key, &below)?
+            self.cached(id, &self.exec_key(step, exec, mounts, RungName::Range).key, &below)?
         {
             return Ok(Some(done));
         }
         let weaker = self.exec_key(step, exec, mounts, RungName::Chroot);
-        let done = self.cached(step, &weaker.key, &below)?;
+        let done = self.cached(id, &weaker.key, &below)?;
         Ok(done.filter(|_| self.trees.rung() == Some(RungName::Chroot)))
     }
 
@@ -83,7 +84,7 @@ impl Running<'_> {
         let below = self.tree(exec.base);
         let contents = self.mount_contents(exec)?;
         if self.reads_files(exec)
-            && let Some(done) = self.cached_exec(step, exec, &contents)?
+            && let Some(done) = self.cached_exec(id, exec, &contents)?
         {
             return Ok(done);
         }
