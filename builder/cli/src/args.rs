@@ -182,7 +182,7 @@ pub(crate) struct Build {
     /// An ssh agent for RUN --mount=type=ssh
     #[arg(long, value_name = "default|ID[=SOCKET]")]
     pub(crate) ssh: Vec<String>,
-    /// The network of RUN: default and host are the host's, none is loopback only
+    /// The network of RUN
     #[arg(long, value_name = "NETWORK", env = "LITHIFY_NETWORK")]
     pub(crate) network: Option<Network>,
     /// A line for /etc/hosts in RUN
@@ -194,7 +194,7 @@ pub(crate) struct Build {
     /// A resource limit for RUN
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimit: Vec<String>,
-    /// Allow RUN --network=host and --security=insecure: network.host, security.insecure
+    /// Allow RUN --security=insecure, or RUN --network=host where --network says another one: security.insecure, network.host
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
     /// End a RUN after this time, such as 90s, 10m or 2h
@@ -265,11 +265,19 @@ pub(crate) enum Progress {
     Quiet,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Network {
+    /// The machine's
     Default,
+    /// Loopback only
     None,
+    /// The machine's
     Host,
+    /// One of its own, joined to the machine's by pasta (package passt); the machine's loopback is out of reach
+    Pasta,
+    /// One of its own, joined by slirp4netns
+    Slirp4netns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::args::{Pull, Sandbox, Snapshotter};
+use crate::args::{Network, Pull, Sandbox, Snapshotter};
 use crate::exit::{self, Problem};
 
 /// What `lithify.toml` may say. Unknown keys are errors, so that a misspelt one is not silently without effect.
@@ -20,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) snapshotter: Option<Snapshotter>,
     /// `--sandbox`
     pub(crate) sandbox: Option<Sandbox>,
+    /// `--network`
+    pub(crate) network: Option<Network>,
     /// `--reproducible`
     #[serde(default)]
     pub(crate) reproducible: bool,

@@ -6,7 +6,7 @@
 use lithify_files::dest::Destination;
 use lithify_files::place::Conflicts;
 use lithify_oci::{Descriptor, Digest};
-use lithify_sandbox::Security;
+use lithify_sandbox::{Network, Security};
 use serde::{Deserialize, Serialize};
 
 /// The tree that is made of these layers, the lowest first: one OCI ChainID for each (config.md, "Layer ChainID").
@@ -140,8 +140,8 @@ pub struct RunRequest {
     pub user: String,
     /// What it sees as its name.
     pub hostname: String,
-    /// Whether it has the host's network, or none.
-    pub host_network: bool,
+    /// Its network.
+    pub network: Network,
     /// How much it may do.
     pub security: Security,
     /// Content of /etc/hosts.

@@ -29,8 +29,10 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let named = inputs::named_contexts(&arguments.dockerfile.build_context)?;
     let mut options = inputs::options(&arguments.dockerfile, &named)?;
     options.labels = inputs::labels(&arguments.label);
-    options.network = inputs::network(arguments.network);
+    let network = arguments.network.or(config.network);
+    options.network = inputs::network(network);
     let mut settings = inputs::settings(arguments, config)?;
+    settings.uplink = inputs::uplink(network);
     for planned in &outputs {
         outputs::check_writable(&planned.output).map_err(|(path, error)| {
             Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
@@ -121,7 +123,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
     };
     let code = match &*failure {
         Failure::Source(_) => exit::SOURCE,
-        Failure::Unavailable(_) => exit::SANDBOX,
+        Failure::Unavailable(_) | Failure::Network(_) => exit::SANDBOX,
         Failure::Worker(error) => match error.kind() {
             lithify_worker::FailureKind::Input => exit::STEP,
             lithify_worker::FailureKind::Sandbox => exit::SANDBOX,
