@@ -16,6 +16,7 @@ pub use context_index::{ContextIndex, FileFacts};
 pub use error::Error;
 pub use key::{Chain, Explanation, Key, Keyed};
 pub use store::{
-    CacheMountLock, Download, ImageUsage, LayerBlob, LayerFacts, NewFile, Problem, PrunePolicy, Pruned,
-    Record, Resolution, StepLock, Store, StoredImage, TaggedImage, Usage,
+    CacheMountLock, Download, ImageUsage, LayerBlob, LayerFacts, LoggedBuild, LoggedStep, Missed, NewFile,
+    Past, Problem, PrunePolicy, Pruned, Record, Resolution, StepLock, StepOutcome, Store, StoredImage,
+    TaggedImage, Usage,
 };

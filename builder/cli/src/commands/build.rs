@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let mut options = inputs::options(&arguments.dockerfile, &named)?;
     options.labels = inputs::labels(&arguments.label);
     options.network = inputs::network(arguments.network);
-    let settings = inputs::settings(arguments, config)?;
+    let mut settings = inputs::settings(arguments, config)?;
     for planned in &outputs {
         outputs::check_writable(&planned.output).map_err(|(path, error)| {
             Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
@@ -44,6 +44,9 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let read = dockerfile::read(&arguments.dockerfile, &access, &store)?;
     let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
     let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
+    if arguments.reproducible || config.reproducible {
+        settings.reproducible = Some(outputs::seconds(times));
+    }
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
     let provider = Provider::new(&store, config, pull, read.context, named).with_access(access);
     let (graph, warnings) = plan(&read.text, &options, &provider)?;
@@ -54,7 +57,9 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     stopping.by_cancelling();
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
     let renderer = Renderer::new(progress, &graph);
+    let name = name_of(arguments, &tags);
     let request = Request {
+        name: &name,
         graph: &graph,
         store: &store,
         sources: &provider,
@@ -68,6 +73,17 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
 
     let built = deliver(&outputs, times, &built, &provider, &store)?;
     report(arguments, &tags, &outputs, &built)
+}
+
+/// What the log of builds calls this one. Never a URL: it may hold a password.
+fn name_of(arguments: &Build, tags: &[Reference]) -> String {
+    if !tags.is_empty() {
+        return tags.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ");
+    }
+    match std::fs::canonicalize(&arguments.dockerfile.context) {
+        Ok(folder) => folder.display().to_string(),
+        Err(_) => "(no name)".to_owned(),
+    }
 }
 
 /// Asks for base images until the frontend has all that it needs.
@@ -109,7 +125,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
         Failure::Worker(error) => match error.kind() {
             lithify_worker::FailureKind::Input => exit::STEP,
             lithify_worker::FailureKind::Sandbox => exit::SANDBOX,
-            lithify_worker::FailureKind::Storage => exit::STORE,
+            lithify_worker::FailureKind::Storage | lithify_worker::FailureKind::Missing => exit::STORE,
         },
         Failure::Store(_) | Failure::Io { .. } => exit::STORE,
         Failure::Process(_) | Failure::Files(_) | Failure::Input(_) | Failure::Changed { .. } => exit::STEP,
