@@ -28,11 +28,23 @@ pub struct Record {
 }
 
 impl Store {
-    /// The result of the step with this key, where all that it names is here: a blob of the layer and the catalogue.
+    /// The result of the step with this key, where all that it names is here: a blob of the layer and the catalogue; or
+    /// else where a remote cache has it.
     ///
     /// # Errors
     /// A failure to read the store.
     pub fn lookup(&self, key: &Key) -> Result<Option<Record>, Error> {
+        let found = match self.lookup_here(key)? {
+            Some(record) => Some(record),
+            None => self.lookup_upstream(key)?,
+        };
+        if let Some(record) = &found {
+            self.answered(key, record.layer, false);
+        }
+        Ok(found)
+    }
+
+    fn lookup_here(&self, key: &Key) -> Result<Option<Record>, Error> {
         let access = self.access()?;
         let found = access.read(|connection| {
             let sql = "SELECT layer, catalogue, finished FROM records WHERE key = ?1";
@@ -90,7 +102,29 @@ impl Store {
                 parts,
             );
             transaction.prepare_cached(sql)?.execute(values).map(drop)
-        })
+        })?;
+        self.answered(key, record.layer, true);
+        Ok(())
+    }
+
+    /// When the step with this key finished, and what the key was made of.
+    ///
+    /// # Errors
+    /// A failure to read the store.
+    pub(crate) fn explanation(&self, key: &Key) -> Result<Option<(SystemTime, Explanation)>, Error> {
+        let access = self.access()?;
+        let found = access.read(|connection| {
+            let sql = "SELECT finished, step, why FROM records WHERE key = ?1";
+            let row = |row: &Row| Ok((moment(row.get(0)?), row.get(1)?, row.get(2)?));
+            connection.prepare_cached(sql)?.query_row([key.digest().as_bytes()], row).optional()
+        })?;
+        let invalid =
+            |source| Error::InvalidRow { path: access.path().to_owned(), what: "explanation", source };
+        let found: Option<(SystemTime, String, String)> = found;
+        let parsed = found.map(|(finished, step, why)| {
+            Ok((finished, Explanation::from_json(&step, &why).map_err(invalid)?))
+        });
+        parsed.transpose()
     }
 
     /// Forgets a record, for one whose content turned out to be unusable.
