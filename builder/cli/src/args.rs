@@ -121,6 +121,10 @@ pub(crate) struct Build {
     /// The time that files, configuration and history have in the image, or preserve for real ones [default: SOURCE_DATE_EPOCH, else 0]
     #[arg(long, value_name = "SECONDS|preserve", env = "LITHIFY_TIMESTAMP")]
     pub(crate) timestamp: Option<String>,
+    /// Help RUN to make the same files at any time: set SOURCE_DATE_EPOCH, and take logs, caches, machine ids and dates of passwords out of
+    /// its layers (README.md lists them)
+    #[arg(long, env = "LITHIFY_REPRODUCIBLE", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(crate) reproducible: bool,
     /// Push the image to its registry: short for --output type=registry
     #[arg(long)]
     pub(crate) push: bool,

@@ -20,6 +20,9 @@ pub(crate) struct Config {
     pub(crate) snapshotter: Option<Snapshotter>,
     /// `--sandbox`
     pub(crate) sandbox: Option<Sandbox>,
+    /// `--reproducible`
+    #[serde(default)]
+    pub(crate) reproducible: bool,
     /// `--jobs`
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
     /// By host name.

@@ -83,6 +83,14 @@ pub(crate) fn times(timestamp: Option<&str>, epoch: Option<&str>) -> Result<Opti
     }
 }
 
+/// The time of the image in seconds since 1970.
+pub(crate) fn seconds(times: Option<Times>) -> i64 {
+    match times {
+        Some(Times::At(seconds)) => seconds,
+        None | Some(Times::Preserve | Times::Exact) => 0,
+    }
+}
+
 fn parse_one(spec: &str, tags: &[Reference]) -> Result<Planned, Problem> {
     let fields = Fields::parse(spec)?;
     let encoding = Encoding {

@@ -39,6 +39,12 @@ impl From<lithify_files::Error> for Failure {
     }
 }
 
+impl From<lithify_files::noise::Error> for Failure {
+    fn from(error: lithify_files::noise::Error) -> Self {
+        Failure { kind: FailureKind::Storage, message: error.to_string() }
+    }
+}
+
 impl From<lithify_snapshot::Error> for Failure {
     fn from(error: lithify_snapshot::Error) -> Self {
         Failure { kind: FailureKind::Storage, message: chain(&error) }

@@ -154,6 +154,8 @@ pub struct RunRequest {
     pub ulimits: Vec<(String, u64, u64)>,
     /// Seconds after which the step is ended.
     pub timeout_seconds: Option<u64>,
+    /// `--reproducible`: noise is taken out of the tree afterwards; SOURCE_DATE_EPOCH as the process has it.
+    pub reproducible: Option<i64>,
     /// Whether the tree that it starts from is needed by no other step.
     pub consume: bool,
 }

@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let mut options = inputs::options(&arguments.dockerfile, &named)?;
     options.labels = inputs::labels(&arguments.label);
     options.network = inputs::network(arguments.network);
-    let settings = inputs::settings(arguments, config)?;
+    let mut settings = inputs::settings(arguments, config)?;
     for planned in &outputs {
         outputs::check_writable(&planned.output).map_err(|(path, error)| {
             Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
@@ -44,6 +44,9 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let read = dockerfile::read(&arguments.dockerfile, &access, &store)?;
     let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
     let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
+    if arguments.reproducible || config.reproducible {
+        settings.reproducible = Some(outputs::seconds(times));
+    }
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
     let provider = Provider::new(&store, config, pull, read.context, named).with_access(access);
     let (graph, warnings) = plan(&read.text, &options, &provider)?;

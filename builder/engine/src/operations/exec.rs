@@ -16,6 +16,14 @@ use crate::error::{Ending, Failure, ProcessFailure};
 use crate::event::Stream;
 use crate::settings::DEFAULT_SHM_BYTES;
 
+/// What programs take for the time at which they run (the specification of reproducible-builds.org).
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// As the Dockerfile sets it.
+fn source_date_epoch(exec: &Exec) -> Option<&str> {
+    exec.env.iter().rev().find(|(name, _)| name == SOURCE_DATE_EPOCH).map(|(_, value)| value.as_str())
+}
+
 impl Running<'_> {
     /// The result of a RUN that is in the cache. What a weaker sandbox made counts only where this build has no better one:
     /// without a pid namespace, say, a process may have seen something else.
@@ -46,6 +54,8 @@ impl Running<'_> {
             ulimits: settings.ulimits.iter().map(ulimit).collect(),
             shm_size_bytes: Some(settings.shm_size_bytes).filter(|size| *size != DEFAULT_SHM_BYTES),
             sandbox: (rung != RungName::Range).then(|| rung.to_string()),
+            source_date_epoch: settings.reproducible.filter(|_| source_date_epoch(exec).is_none()),
+            reproducible: settings.reproducible.map(|_| lithify_worker::NOISE_PROFILE.to_owned()),
             ..RunSettings::default()
         };
         let base = Chain(self.tree(exec.base).diff_ids().to_vec());
@@ -118,6 +128,13 @@ impl Running<'_> {
         let settings = self.request.settings;
         let mut env = exec.env.clone();
         env.extend(exec.proxy_env.iter().cloned());
+        let epoch_seconds = settings.reproducible.map(|default| match source_date_epoch(exec) {
+            Some(written) => written.parse().unwrap_or(default),
+            None => {
+                env.push((SOURCE_DATE_EPOCH.into(), default.to_string()));
+                default
+            }
+        });
         env.extend(mounts.env.iter().cloned());
         certificates::add_variables(settings, &mut env);
         RunRequest {
@@ -138,6 +155,7 @@ impl Running<'_> {
             shm_size_bytes: settings.shm_size_bytes,
             ulimits: settings.ulimits.clone(),
             timeout_seconds: settings.step_timeout_seconds,
+            reproducible: epoch_seconds,
             consume: false,
         }
     }
