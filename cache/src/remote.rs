@@ -49,7 +49,7 @@ mod tests;
 
 pub use export::{Export, Mode, send_early};
 pub use format::MountEntry;
-pub use import::Imports;
+pub use import::{Import, Imports};
 
 use lithify_oci::{Blobs, Descriptor};
 

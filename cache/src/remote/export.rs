@@ -11,8 +11,8 @@ use lithify_oci::manifest::canonical_json;
 use lithify_oci::{Blobs, Descriptor, Digest, NewBlob};
 
 use super::format::{
-    Contents, LayerEntry, MOUNT, MountEntry, OBJECT, Object, PACK, PACK_BYTES, PackEntry, RECORDS, RecordEntry,
-    SMALL_BYTES, manifest,
+    Contents, LayerEntry, MOUNT, MountEntry, OBJECT, Object, PACK, PACK_BYTES, PackEntry, RECORDS,
+    RecordEntry, SMALL_BYTES, manifest,
 };
 use super::import::Cache;
 use super::memory::Memory;
@@ -135,7 +135,8 @@ impl Export<'_> {
             let used = pack.members.iter().filter(|member| missing.contains(&member.digest));
             let used_bytes: u64 = used.map(|member| member.size_bytes).sum();
             let descriptor = Descriptor::new(PACK, pack.digest, size_bytes);
-            if used_bytes * 2 >= size_bytes && used_bytes > 0 && self.depot.put(&descriptor, &nothing).is_ok() {
+            if used_bytes * 2 >= size_bytes && used_bytes > 0 && self.depot.put(&descriptor, &nothing).is_ok()
+            {
                 pack.members.iter().for_each(|member| _ = missing.remove(&member.digest));
                 packs.push(pack.clone());
                 descriptors.push(descriptor);
@@ -146,7 +147,8 @@ impl Export<'_> {
         let rest = small.iter().filter(|object| missing.contains(&object.digest));
         let mut rest = rest.peekable();
         while let Some(object) = rest.next() {
-            let failed = |error| DepotError::new(format_args!("the store does not give {}: {error}", object.digest));
+            let failed =
+                |error| DepotError::new(format_args!("the store does not give {}: {error}", object.digest));
             content.open(&object.digest).and_then(|mut from| from.read_to_end(&mut open)).map_err(failed)?;
             members.push(*object);
             if open.len() as u64 >= PACK_BYTES || rest.peek().is_none() {

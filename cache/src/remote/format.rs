@@ -117,7 +117,7 @@ pub struct MountEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// By itself.
-    Alone(Descriptor),
+    Alone(Box<Descriptor>),
     /// In the pack of this number, from this byte on.
     Packed { pack: usize, offset: u64 },
 }
@@ -152,7 +152,7 @@ impl Contents {
         let named: HashMap<Digest, &Descriptor> =
             manifest.layers.iter().map(|descriptor| (descriptor.digest, descriptor)).collect();
         let alone = named.iter().map(|(digest, descriptor)| {
-            (*digest, (descriptor.size_bytes, Place::Alone((*descriptor).clone())))
+            (*digest, (descriptor.size_bytes, Place::Alone(Box::new((*descriptor).clone()))))
         });
         let mut places: HashMap<_, _> = alone.collect();
         for (pack, entry) in self.packs.iter().enumerate() {
@@ -164,9 +164,7 @@ impl Contents {
             }
             let mut offset = 0;
             for member in &entry.members {
-                places
-                    .entry(member.digest)
-                    .or_insert((member.size_bytes, Place::Packed { pack, offset }));
+                places.entry(member.digest).or_insert((member.size_bytes, Place::Packed { pack, offset }));
                 offset += member.size_bytes;
             }
         }

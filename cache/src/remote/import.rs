@@ -21,7 +21,7 @@ const PACKS_KEPT: usize = 4;
 
 /// The caches that a build may take from, in order. They are read when the first key is asked for.
 pub struct Imports {
-    depots: Vec<Box<dyn Depot>>,
+    depots: Vec<Import>,
     warn: Box<dyn Fn(&str) + Send + Sync>,
     caches: OnceLock<Vec<Option<Cache>>>,
     answered: Mutex<Answered>,
@@ -29,6 +29,14 @@ pub struct Imports {
     fetching: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
     /// Whether a cache broke after it had answered.
     failed: AtomicBool,
+}
+
+/// One cache to take from.
+pub struct Import {
+    /// Where it is.
+    pub depot: Arc<dyn Depot>,
+    /// Ids of the cache mounts that may be taken too.
+    pub mounts: Vec<String>,
 }
 
 /// What caches have answered in this build.
@@ -56,7 +64,7 @@ pub(super) struct Cache {
 
 impl Imports {
     /// Nothing is read yet. `warn` is told once of each cache that cannot be used, and why.
-    pub fn new(depots: Vec<Box<dyn Depot>>, warn: impl Fn(&str) + Send + Sync + 'static) -> Self {
+    pub fn new(depots: Vec<Import>, warn: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Imports {
             depots,
             warn: Box::new(warn),
@@ -74,17 +82,17 @@ impl Imports {
                 let reading: Vec<_> = self
                     .depots
                     .iter()
-                    .map(|depot| scope.spawn(move || Cache::read(depot.as_ref())))
+                    .map(|depot| scope.spawn(move || Cache::read(depot.depot.as_ref())))
                     .collect();
                 let read = reading.into_iter().map(|one| one.join().expect("reading does not panic"));
                 let usable = self.depots.iter().zip(read).map(|(depot, read)| match read {
                     Ok(Some(cache)) => Some(cache),
                     Ok(None) => {
-                        (self.warn)(&format!("the cache {} is not there yet", depot.name()));
+                        (self.warn)(&format!("the cache {} is not there yet", depot.depot.name()));
                         None
                     }
                     Err(error) => {
-                        (self.warn)(&format!("the cache {} is not used: {error}", depot.name()));
+                        (self.warn)(&format!("the cache {} is not used: {error}", depot.depot.name()));
                         None
                     }
                 });
@@ -153,7 +161,7 @@ impl Imports {
         }
         let Some(cache) = self.cache(at) else { return false };
         let Some(layer) = cache.layer(diff_id) else { return false };
-        let depot = self.depots[at].as_ref();
+        let depot = self.depots[at].depot.as_ref();
         match cache.bring(depot, store, layer, &keys) {
             Ok(()) => {
                 self.answered().brought.insert(*diff_id);
@@ -170,7 +178,7 @@ impl Imports {
     fn give_up(&self, at: usize, error: &DepotError) {
         let Some(cache) = self.cache(at) else { return };
         if !cache.lost.swap(true, Ordering::SeqCst) {
-            (self.warn)(&format!("the cache {} is not used any more: {error}", self.depots[at].name()));
+            (self.warn)(&format!("the cache {} is not used any more: {error}", self.depots[at].depot.name()));
         }
         self.failed.store(true, Ordering::SeqCst);
         let mut answered = self.answered();
@@ -202,7 +210,7 @@ impl Imports {
             let why = cache.contents.records.iter().filter_map(|record| record.why);
             let why = why.into_iter().find(|why| why.digest == *digest)?;
             let memory = Memory::new(MAX_WHY_BYTES);
-            cache.object(self.depots[at].as_ref(), &why, &memory).ok()?;
+            cache.object(self.depots[at].depot.as_ref(), &why, &memory).ok()?;
             memory.take(digest).map(|bytes| bytes.to_vec())
         })
     }
@@ -210,12 +218,14 @@ impl Imports {
     /// The contents of a cache mount, if a cache has them. A cache that fails is warned of and counts as one that has none.
     pub(crate) fn mount(&self, store: &Store, name: &Digest) -> Option<MountEntry> {
         self.usable().find_map(|(at, cache)| {
-            let entry = cache.contents.mounts.iter().find(|mount| mount.name == *name)?;
+            let wanted =
+                |mount: &&MountEntry| mount.name == *name && self.depots[at].mounts.contains(&mount.id);
+            let entry = cache.contents.mounts.iter().find(wanted)?;
             let object = Object { digest: entry.blob, size_bytes: entry.size_bytes };
-            match cache.object(self.depots[at].as_ref(), &object, store) {
+            match cache.object(self.depots[at].depot.as_ref(), &object, store) {
                 Ok(()) => Some(entry.clone()),
                 Err(error) => {
-                    let (name, id) = (self.depots[at].name(), &entry.id);
+                    let (name, id) = (self.depots[at].depot.name(), &entry.id);
                     (self.warn)(&format!("the cache {name} does not give its cache mount {id}: {error}"));
                     None
                 }
@@ -240,7 +250,8 @@ impl Cache {
         }
         let memory = Memory::new(MAX_RECORDS_BYTES);
         depot.fetch(config, &memory)?;
-        let records = memory.take(&config.digest).ok_or_else(|| DepotError::new("its records are missing"))?;
+        let records =
+            memory.take(&config.digest).ok_or_else(|| DepotError::new("its records are missing"))?;
         let contents = match config.media_type.as_str() {
             RECORDS => Contents::parse(&records)?,
             _ => inline::contents(&records, &manifest)?,
@@ -376,7 +387,9 @@ impl Cache {
             return Ok(bytes.clone());
         }
         let missing = || DepotError::new(format_args!("it does not have {}", entry.digest));
-        let Some((_, Place::Alone(descriptor))) = self.places.get(&entry.digest) else { return Err(missing()) };
+        let Some((_, Place::Alone(descriptor))) = self.places.get(&entry.digest) else {
+            return Err(missing());
+        };
         let memory = Memory::new(MAX_PACK_BYTES);
         depot.fetch(descriptor, &memory)?;
         let bytes = memory.take(&entry.digest).ok_or_else(missing)?;

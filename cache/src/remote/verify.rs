@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 
-use lithify_oci::layer::{CAPABILITY, Catalogue, CatalogueEntry, CatalogueWriter, Limits, decompress, read_tar};
+use lithify_oci::layer::{
+    CAPABILITY, Catalogue, CatalogueEntry, CatalogueWriter, Limits, decompress, read_tar,
+};
 use lithify_oci::{Content, Digest, DigestWriter, Entry, EntryKind, EntrySink};
 
 /// Unpacks `blob` to nowhere, and compares it with what is claimed. Gives its uncompressed size, and a catalogue: the

@@ -55,8 +55,7 @@ impl Repository {
     /// # Errors
     /// Any of the network's.
     pub async fn publish(&self, manifest: &[u8]) -> Result<(), Error> {
-        let descriptor =
-            Descriptor::new(media_type::MANIFEST, Digest::of(manifest), manifest.len() as u64);
+        let descriptor = Descriptor::new(media_type::MANIFEST, Digest::of(manifest), manifest.len() as u64);
         self.client.push_manifest(&self.reference, &descriptor, manifest).await
     }
 }
