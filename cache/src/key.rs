@@ -74,7 +74,7 @@ use encoding::Encoder;
 const VERSION: u32 = 1;
 
 /// Identifies the result of a step by what the step depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Key(Digest);
 
 impl Key {

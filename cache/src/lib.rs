@@ -19,6 +19,7 @@ pub use error::Error;
 pub use key::{Chain, Explanation, Key, Keyed};
 pub use remote::MountEntry;
 pub use store::{
-    CacheMountLock, Download, ImageUsage, LayerBlob, LayerFacts, NewFile, Problem, PrunePolicy, Pruned,
-    Record, Resolution, StepLock, Store, StoredImage, TaggedImage, Usage,
+    CacheMountLock, Download, ImageUsage, LayerBlob, LayerFacts, LoggedBuild, LoggedStep, Missed, NewFile,
+    Past, Problem, PrunePolicy, Pruned, Record, Resolution, StepLock, StepOutcome, Store, StoredImage,
+    TaggedImage, Usage,
 };

@@ -4,6 +4,7 @@
 //! oci-layout, index.json   the store seen as an OCI image layout: a view, rewritten whenever an image is named
 //! blobs/sha256/<hex>       blobs
 //! lithify.db               all else: cache records, names, layers (SQLite, write-ahead log); it leads
+//! builds/                  what became of each step of the last builds, and why
 //! contexts/                digests of context files (see `context_index`)
 //! trees/                   unpacked trees and working folders: not ours, whoever unpacks owns what is in it
 //! locks/                   one file for each step that is running
@@ -20,6 +21,7 @@
 //! ([`StepLock`]), and `prune` learns what is in use from the files in `use/`.
 
 mod blobs;
+mod builds;
 mod database;
 mod downloads;
 mod images;
@@ -52,13 +54,14 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 pub use blobs::NewFile;
+pub use builds::{LoggedBuild, LoggedStep, StepOutcome};
 pub use downloads::Download;
 pub use images::{Resolution, StoredImage, TaggedImage};
 pub use layers::{LayerBlob, LayerFacts};
 pub use locks::StepLock;
 pub use mounts::CacheMountLock;
 pub use prune::{PrunePolicy, Pruned};
-pub use records::Record;
+pub use records::{Missed, Past, Record};
 pub use usage::{ImageUsage, Usage};
 pub use verify::Problem;
 
@@ -203,7 +206,7 @@ fn lay_out(root: &Path) -> Result<(), Error> {
 fn make_folders(root: &Path) -> Result<(), Error> {
     let make =
         |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::at(path));
-    ["blobs/sha256", "contexts", "trees", "locks", "tmp", "use"]
+    ["blobs/sha256", "builds", "contexts", "trees", "locks", "tmp", "use"]
         .iter()
         .try_for_each(|name| make(&root.join(name)))
 }

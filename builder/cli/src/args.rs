@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Build(Box<Build>),
     /// Look for problems in a Dockerfile without building it
     Check(Box<Check>),
+    /// Say why steps of a build did not come from the cache: which file, variable or line differs
+    Why(Why),
     /// List the images of the store
     Images,
     /// Show what takes space in the store
@@ -55,6 +57,31 @@ pub(crate) struct Doctor {
     /// What steps would run in
     #[arg(long, value_name = "HOW", env = "LITHIFY_SANDBOX")]
     pub(crate) sandbox: Option<Sandbox>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// A step: its number, as progress shows it, or a part of its line [default: all that were not cached]
+    #[arg(value_name = "STEP")]
+    pub(crate) step: Option<String>,
+    /// The build that is asked about [default: the last]
+    #[arg(long, value_name = "BUILD")]
+    pub(crate) build: Option<u64>,
+    /// Another build to compare it with [default: for each step the most similar earlier run]
+    #[arg(long, value_name = "BUILD")]
+    pub(crate) against: Option<u64>,
+    /// List the builds that the store remembers
+    #[arg(long, conflicts_with_all = ["step", "build", "against"])]
+    pub(crate) list: bool,
+    /// How it is shown
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: WhyFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WhyFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Args)]

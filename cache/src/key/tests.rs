@@ -61,7 +61,7 @@ fn run() -> Run {
     let mounts =
         mounts.map(|(number, kind)| Mount { target: Some(format!("/mnt/{number}")), kind }).collect();
     let mut contents = vec![MountContent::Nothing; 5];
-    contents[BIND] = MountContent::Content(hash(&[file("a", "content")]).digest());
+    contents[BIND] = MountContent::Content(hash(&[file("a", "content")]));
     Run {
         exec: Exec {
             base: Tree::Of(StepId(1)),
@@ -146,7 +146,7 @@ fn the_key_of_a_run() {
             }),
             ("one mount less", |r| drop((r.exec.mounts.pop(), r.contents.pop()))),
             ("what a bind mount shows", |r| {
-                r.contents[BIND] = MountContent::Content(hash(&[file("a", "changed")]).digest())
+                r.contents[BIND] = MountContent::Content(hash(&[file("a", "changed")]))
             }),
             ("the tree of a bind mount", |r| r.contents[BIND] = MountContent::Tree(base())),
             ("the part of that tree", |r| {

@@ -243,7 +243,7 @@ impl Content<'_> {
 
     /// A record as the cache says it.
     fn record(&self, key: &Key, layer: Digest) -> Result<Option<RecordEntry>, Error> {
-        let Some((finished, why)) = self.store.explanation(key)? else {
+        let Some((why, finished)) = self.store.explanation(key)? else {
             return Ok(self.store.upstream().and_then(|imports| imports.record(key)));
         };
         let bytes = why.to_json().into_bytes();

@@ -344,7 +344,12 @@ impl Cache {
             let memory = Memory::new(MAX_WHY_BYTES);
             self.object(depot, &why, &memory).ok()?;
             let bytes = memory.take(&why.digest)?;
-            Explanation::from_json(&record.step, std::str::from_utf8(&bytes).ok()?).ok()
+            let mut why = Explanation::from_json(&record.step, std::str::from_utf8(&bytes).ok()?).ok()?;
+            // They are shown on terminals.
+            let is_harmless = |c: char| c == '\t' || !c.is_control();
+            why.parts.iter_mut().for_each(|part| part.name.retain(is_harmless));
+            why.step.retain(is_harmless);
+            Some(why)
         };
         read().unwrap_or_else(|| Explanation { step: record.step.clone(), parts: vec![] })
     }

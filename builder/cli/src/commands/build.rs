@@ -81,9 +81,11 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
         platform,
     };
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
+    let name = name_of(arguments, &tags);
     let attempt = || {
         let renderer = Renderer::new(progress, &graph);
         let request = Request {
+            name: &name,
             graph: &graph,
             store: &store,
             sources: &provider,
@@ -119,6 +121,17 @@ fn caches(arguments: &Build, config: &Config) -> Result<Caches, Problem> {
     let from = chosen(&arguments.cache_from, "LITHIFY_CACHE_FROM", &config.cache_from);
     let to = chosen(&arguments.cache_to, "LITHIFY_CACHE_TO", &config.cache_to);
     Caches::parse(&from, &to)
+}
+
+/// What the log of builds calls this one. Never a URL: it may hold a password.
+fn name_of(arguments: &Build, tags: &[Reference]) -> String {
+    if !tags.is_empty() {
+        return tags.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ");
+    }
+    match std::fs::canonicalize(&arguments.dockerfile.context) {
+        Ok(folder) => folder.display().to_string(),
+        Err(_) => "(no name)".to_owned(),
+    }
 }
 
 /// Asks for base images until the frontend has all that it needs.
@@ -160,7 +173,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
         Failure::Worker(error) => match error.kind() {
             lithify_worker::FailureKind::Input => exit::STEP,
             lithify_worker::FailureKind::Sandbox => exit::SANDBOX,
-            lithify_worker::FailureKind::Storage => exit::STORE,
+            lithify_worker::FailureKind::Storage | lithify_worker::FailureKind::Missing => exit::STORE,
         },
         Failure::Store(_) | Failure::Io { .. } => exit::STORE,
         Failure::Process(_) | Failure::Files(_) | Failure::Input(_) | Failure::Changed { .. } => exit::STEP,

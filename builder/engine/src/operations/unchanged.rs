@@ -46,7 +46,7 @@ pub(super) fn check(
             }
         }
         let unchanged = match next.as_ref().filter(|next| next.entry.path == placed.entry.path) {
-            Some(made) => made.digest.as_ref() == found.digests.get(&(found.group, *item)),
+            Some(made) => made.digest.as_ref() == found.digests.get(found.group, *item),
             None => is_untouched(found, source, facts),
         };
         if !unchanged {
