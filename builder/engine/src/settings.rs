@@ -40,6 +40,8 @@ pub struct Settings {
     pub reproducible: Option<i64>,
     /// `--allow network.host`, which counts where `uplink` keeps RUN from the host's network.
     pub allow_host_network: bool,
+    /// `--cache-to type=inline`: whether the image says which keys its layers answer.
+    pub inline_cache: bool,
     /// `--allow security.insecure`
     pub allow_insecure: bool,
 }
@@ -62,6 +64,7 @@ impl Default for Settings {
             ca_certificates: None,
             reproducible: None,
             allow_host_network: false,
+            inline_cache: false,
             allow_insecure: false,
         }
     }
