@@ -8,6 +8,7 @@ use lithify_engine::{Built, Cancel, Error, Failure, Request};
 use lithify_frontend::{Diagnostics, Options, Plan, Source as Text, Warning};
 use lithify_graph::Graph;
 use lithify_oci::Reference;
+use lithify_oci::layer::Times;
 
 use super::deliver::{Delivery, Exports, named_in};
 use super::dockerfile;
@@ -56,9 +57,19 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let read = dockerfile::read(&arguments.dockerfile, &outside)?;
     let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
     let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
+    if caches.is_inline() && times.is_some_and(|times| times != Times::At(0)) {
+        let why = "the layers of an image with other times than 0 (--timestamp, SOURCE_DATE_EPOCH) are not those that \
+                   steps make; write the cache to a place of its own, such as type=registry,ref=REF";
+        return Err(wrong("--cache-to", "type=inline", why));
+    }
     if arguments.reproducible || config.reproducible {
         settings.reproducible = Some(outputs::seconds(times));
     }
+    let platform = &options.target_platform;
+    if let Some(imports) = caches.imports(&connection, platform)? {
+        store.attach(imports);
+    }
+    let exports = Exports::begin(&caches, &outputs, &store, &connection, platform)?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
     let provider = Provider::new(&outside, pull, read.context, named);
     let (graph, warnings) = plan(&read.text, &options, &provider)?;
@@ -67,11 +78,6 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     }
 
     stopping.by_cancelling();
-    let platform = &options.target_platform;
-    if let Some(imports) = caches.imports(&connection, platform)? {
-        store.attach(imports);
-    }
-    let exports = Exports::begin(&caches, &outputs, &store, &connection, platform)?;
     let delivery = Delivery {
         outputs: &outputs,
         times,
