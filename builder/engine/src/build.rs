@@ -1,12 +1,13 @@
 //! Drives the steps: asks the schedule what to do, does it on a thread each, tells the schedule how it went.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::Instant;
 
 use lithify_cache::Store;
-use lithify_graph::{Graph, StepId, Tree};
+use lithify_graph::{Graph, Op, StepId, Tree};
 use lithify_linux::tree::STACK_BYTES;
 
 use crate::assemble::{Built, assemble};
@@ -18,7 +19,7 @@ use crate::operations::{Done, Outcome};
 use crate::resources::{Cancel, Sources};
 use crate::schedule::Schedule;
 use crate::settings::Settings;
-use crate::trees::Trees;
+use crate::trees::{Needed, Trees};
 
 /// A build to do.
 pub struct Request<'a> {
@@ -172,6 +173,26 @@ impl<'a> Running<'a> {
                 Outcome::Files(_) | Outcome::Commit(_) => TreeLayers::default(),
             },
         }
+    }
+
+    /// The trees that steps which are not done start from or read; a RUN's own base (`by` is the step) may become its result.
+    pub(crate) fn needed_beside(&self, by: StepId) -> Needed {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut needed = HashSet::new();
+        for (index, step) in self.request.graph.steps.iter().enumerate() {
+            if outcomes[index].is_some() {
+                continue;
+            }
+            let own_base =
+                index == by.0 as usize && matches!(&step.op, Op::Exec(exec) if exec.base != Tree::Scratch);
+            // The base comes first among the inputs.
+            for input in step.op.inputs().into_iter().skip(usize::from(own_base)) {
+                if let Some(Outcome::Tree(layers)) = &outcomes[input.0 as usize] {
+                    needed.extend(layers.chain().last());
+                }
+            }
+        }
+        Needed(needed)
     }
 
     pub(crate) fn emit_start(&self, step: StepId, why: Option<&str>) {

@@ -79,7 +79,8 @@ impl std::fmt::Display for ChainId {
 /// Whether the tree that a workspace starts from is still wanted as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoveOrKeep {
-    /// Nobody needs it any more: it may become the workspace, and then is no longer there.
+    /// Nobody needs it any more: it may become the workspace, and then is no longer there. A copy is made where somebody reads it
+    /// all the same.
     Move,
     /// It must stay.
     Keep,

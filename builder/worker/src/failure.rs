@@ -47,7 +47,11 @@ impl From<lithify_files::noise::Error> for Failure {
 
 impl From<lithify_snapshot::Error> for Failure {
     fn from(error: lithify_snapshot::Error) -> Self {
-        Failure { kind: FailureKind::Storage, message: chain(&error) }
+        let kind = match error {
+            lithify_snapshot::Error::Missing { .. } => FailureKind::Missing,
+            _ => FailureKind::Storage,
+        };
+        Failure { kind, message: chain(&error) }
     }
 }
 

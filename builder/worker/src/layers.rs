@@ -6,15 +6,15 @@ use std::io::{self, Write};
 use lithify_files::place::{Below, Conflicts, EmptyBelow, FolderBelow, HardLinks, Placer};
 use lithify_oci::layer::{Catalogue, Compression, LayerWriter, Limits, Times, decompress, read_tar};
 use lithify_oci::{Digest, DigestWriter, EntrySink, TreePath};
-use lithify_snapshot::ChainId;
+use lithify_snapshot::{ChainId, MoveOrKeep};
 
 use crate::protocol::{Chain, Failure, MadeLayer};
 use crate::serve::{Call, Context, ids};
 
-/// Unpacks a layer's blob on top of the tree `parents`.
+/// Unpacks a layer's blob on top of the tree `parents`, or a copy of it.
 pub(crate) fn apply(
     context: &Context,
-    parents: &Chain,
+    (parents, reuse): (&Chain, MoveOrKeep),
     chain: &Digest,
     has_catalogue: bool,
     claimed: Option<Digest>,
@@ -32,8 +32,11 @@ pub(crate) fn apply(
     };
     let plain = decompress(blob).map_err(failed)?;
     let mut plain = Checked { plain, seen: claimed.map(|claimed| (claimed, DigestWriter::new(io::sink()))) };
-    let applied =
-        context.snapshots.apply(&ids(parents), ChainId::from(*chain), &mut plain, catalogue.as_ref());
+    let (snapshots, parents, id) = (&context.snapshots, ids(parents), ChainId::from(*chain));
+    let applied = match reuse {
+        MoveOrKeep::Keep => snapshots.apply(&parents, id, &mut plain, catalogue.as_ref()),
+        MoveOrKeep::Move => snapshots.apply_moving(&parents, id, &mut plain, catalogue.as_ref()),
+    };
     applied.map_err(|error| match &error {
         lithify_snapshot::Error::Refused { .. } => Failure::input(error),
         lithify_snapshot::Error::Stream(source) if is_malformed(source) => Failure::input(source),

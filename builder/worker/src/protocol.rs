@@ -45,6 +45,8 @@ pub enum Request {
         /// The digest that the plain archive must have, where nobody has made sure of it: a base image may claim
         /// another one's, and the tree would be taken for that one's.
         claimed: Option<Digest>,
+        /// Whether the tree below is needed by nobody else, and may become the new one.
+        consume: bool,
     },
     /// Looks up the destination of a COPY.
     Inspect {
@@ -302,4 +304,6 @@ pub enum FailureKind {
     Sandbox,
     /// Trees cannot be read or written.
     Storage,
+    /// A tree that was there has become another build's next one, or was pruned: to be made again.
+    Missing,
 }

@@ -125,7 +125,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
         Failure::Worker(error) => match error.kind() {
             lithify_worker::FailureKind::Input => exit::STEP,
             lithify_worker::FailureKind::Sandbox => exit::SANDBOX,
-            lithify_worker::FailureKind::Storage => exit::STORE,
+            lithify_worker::FailureKind::Storage | lithify_worker::FailureKind::Missing => exit::STORE,
         },
         Failure::Store(_) | Failure::Io { .. } => exit::STORE,
         Failure::Process(_) | Failure::Files(_) | Failure::Input(_) | Failure::Changed { .. } => exit::STEP,

@@ -59,13 +59,13 @@ impl Running<'_> {
 
     pub(super) fn run_copy(&self, id: StepId, step: &Step, copy: &Copy) -> Result<Done, Failure> {
         match self.copy_definition_key(step, copy) {
-            Some(key) if self.reads_commits(copy) => {
+            Some(key) if self.reads_commits(copy) => self.settled(|| {
                 let below = self.tree(copy.base);
                 let selected = self.select_sources(copy)?;
-                self.make(id, &key, &below, |worker, files| self.place(worker, copy, selected, files))
-            }
-            Some(key) => self.copy_from_trees(id, copy, &key),
-            None => self.while_files_change(|| self.copy_from_files(id, step, copy)),
+                self.make(id, &key, &below, |worker, files| self.place(worker, id, copy, selected, files))
+            }),
+            Some(key) => self.settled(|| self.copy_from_trees(id, copy, &key)),
+            None => self.settled(|| self.copy_from_files(id, step, copy)),
         }
     }
 
@@ -82,7 +82,8 @@ impl Running<'_> {
         let below = self.tree(copy.base);
         self.make(id, key, &below, |worker, files| {
             let base = self.base_of(copy);
-            self.trees.ensure(worker, &base)?;
+            let needed = self.needed_beside(id);
+            self.trees.ensure(worker, &base, &needed)?;
             let mut request = CopyRequest {
                 below: base.chain().to_vec(),
                 sources: vec![],
@@ -100,7 +101,7 @@ impl Running<'_> {
                     }
                     CopySource::Path { from, pattern, unpack: _ } => {
                         let tree = self.tree(*from);
-                        self.trees.ensure(worker, &tree)?;
+                        self.trees.ensure(worker, &tree, &needed)?;
                         request
                             .sources
                             .push(TreeSource { chain: tree.chain().to_vec(), pattern: pattern.clone() });
@@ -122,7 +123,7 @@ impl Running<'_> {
         if let Some(done) = self.cached(id, &keyed.key, &below)? {
             return Ok(done);
         }
-        self.make(id, &keyed, &below, |worker, files| self.place(worker, copy, selected, files))
+        self.make(id, &keyed, &below, |worker, files| self.place(worker, id, copy, selected, files))
     }
 
     fn select_sources(&self, copy: &Copy) -> Result<Vec<Selected>, Failure> {
@@ -151,12 +152,13 @@ impl Running<'_> {
     fn place(
         &self,
         worker: &Worker,
+        id: StepId,
         copy: &Copy,
         selected: Vec<Selected>,
         files: &LayerFiles,
     ) -> Result<MadeLayer, Failure> {
         let base = self.base_of(copy);
-        self.trees.ensure(worker, &base)?;
+        self.trees.ensure(worker, &base, &self.needed_beside(id))?;
         let mode = copy.mode.as_deref().map(chmod::parse).transpose()?;
         let mut parts = vec![];
         let mut origins = vec![];

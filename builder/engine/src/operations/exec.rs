@@ -16,6 +16,15 @@ use crate::error::{Ending, Failure, ProcessFailure};
 use crate::event::Stream;
 use crate::settings::DEFAULT_SHM_BYTES;
 
+/// The tree that a RUN starts from.
+#[derive(Clone, Copy)]
+enum Base<'a> {
+    /// Nobody else needs it: it may become the result.
+    Spare(&'a [lithify_oci::Digest]),
+    /// It must stay as it is.
+    Kept(&'a [lithify_oci::Digest]),
+}
+
 /// What programs take for the time at which they run (the specification of reproducible-builds.org).
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
@@ -68,7 +77,7 @@ impl Running<'_> {
             let problem = "--security=insecure is not allowed; use --allow security.insecure if you trust this Dockerfile";
             return Err(Failure::Input(problem.into()));
         }
-        self.while_files_change(|| self.try_exec(id, step, exec))
+        self.settled(|| self.try_exec(id, step, exec))
     }
 
     fn try_exec(&self, id: StepId, step: &Step, exec: &Exec) -> Result<Done, Failure> {
@@ -86,9 +95,19 @@ impl Running<'_> {
             if let Some(message) = self.trees.take_warning() {
                 self.request.observer.event(crate::Event::Warning { message });
             }
-            self.trees.ensure(worker, &below)?;
-            let mounts = self.prepare_mounts(worker, step, exec, &contents)?;
-            let made = self.run_process(id, exec, below.chain(), mounts, worker, files)?;
+            let mut needed = self.needed_beside(id);
+            self.trees.ensure(worker, &below, &needed)?;
+            let base = match below.chain().last() {
+                Some(chain_id) if self.trees.is_spare(chain_id, &needed) => Base::Spare(below.chain()),
+                _ => Base::Kept(below.chain()),
+            };
+            needed.0.extend(below.chain().last());
+            let mounts = self.prepare_mounts(worker, step, exec, &contents, &needed)?;
+            let result = self.run_process(id, exec, base, mounts, worker, files);
+            if let Base::Spare(_) = base {
+                self.trees.consumed(&below);
+            }
+            let made = result?;
             self.trees.made(&below.with(made.diff_id));
             Ok(made)
         })
@@ -98,12 +117,12 @@ impl Running<'_> {
         &self,
         id: StepId,
         exec: &Exec,
-        chain: &[lithify_oci::Digest],
+        base: Base<'_>,
         mounts: Prepared,
         worker: &Worker,
         files: &LayerFiles,
     ) -> Result<MadeLayer, Failure> {
-        let request = self.run_request(exec, chain, &mounts);
+        let request = self.run_request(exec, base, &mounts);
         let reader = OutputReader { step: id, observer: self.request.observer, tail: Tail::default() };
         let reader = &reader;
         let result = std::thread::scope(|scope| {
@@ -125,8 +144,12 @@ impl Running<'_> {
         Err(Failure::Process(ProcessFailure { args: exec.args.clone(), ending, tail: reader.tail.lines() }))
     }
 
-    fn run_request(&self, exec: &Exec, chain: &[lithify_oci::Digest], mounts: &Prepared) -> RunRequest {
+    fn run_request(&self, exec: &Exec, base: Base<'_>, mounts: &Prepared) -> RunRequest {
         let settings = self.request.settings;
+        let (chain, consume) = match base {
+            Base::Spare(chain) => (chain, true),
+            Base::Kept(chain) => (chain, false),
+        };
         let mut env = exec.env.clone();
         env.extend(exec.proxy_env.iter().cloned());
         let epoch_seconds = settings.reproducible.map(|default| match source_date_epoch(exec) {
@@ -157,7 +180,7 @@ impl Running<'_> {
             ulimits: settings.ulimits.clone(),
             timeout_seconds: settings.step_timeout_seconds,
             reproducible: epoch_seconds,
-            consume: false,
+            consume,
         }
     }
 

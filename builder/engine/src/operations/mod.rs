@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use lithify_cache::key::{Chain, Key, Keyed, git_key};
 use lithify_cache::{LayerBlob, LayerFacts, Missed, NewFile, Record, Store};
 use lithify_graph::{Git, Op, StepId, Tree};
-use lithify_worker::{MadeLayer, Response, Worker};
+use lithify_worker::{FailureKind, MadeLayer, Response, Worker};
 
 use crate::build::Running;
 use crate::chain::TreeLayers;
@@ -33,7 +33,10 @@ use crate::resources::FileSource;
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// How often a step is tried whose files change while they are copied.
-const ATTEMPTS: u32 = 3;
+const MOST_CHANGES: u32 = 3;
+
+/// How often a step is tried whose tree others take away. A machine with this many builds at once makes one of them slow, not wrong.
+const MOST_LOSSES: u32 = 32;
 
 /// What a step results in.
 #[derive(Clone)]
@@ -102,15 +105,24 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Does `work` again where files changed between the look that made its key and the copy.
-    fn while_files_change(&self, work: impl Fn() -> Result<Done, Failure>) -> Result<Done, Failure> {
-        for _ in 1..ATTEMPTS {
-            match work() {
-                Err(Failure::Changed { .. }) if !self.request.cancel.is_cancelled() => {}
-                other => return other,
+    /// Does `work` again where what it stands on has changed meanwhile: files of a context between the look that made its key and the
+    /// copy, or a tree that has become another build's next one.
+    fn settled(&self, work: impl Fn() -> Result<Done, Failure>) -> Result<Done, Failure> {
+        let (mut changes, mut losses) = (0, 0);
+        loop {
+            let result = work();
+            match &result {
+                Err(Failure::Changed { .. }) => changes += 1,
+                Err(Failure::Worker(error)) if error.kind() == FailureKind::Missing => {
+                    losses += 1;
+                    self.trees.forget();
+                }
+                _ => return result,
+            }
+            if changes == MOST_CHANGES || losses == MOST_LOSSES || self.request.cancel.is_cancelled() {
+                return result;
             }
         }
-        work()
     }
 
     fn fetched(
