@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lithify_cache::Store;
-use lithify_engine::{Built, Cancel, Encoding, Error, Failure, Request};
+use lithify_engine::{Built, Cancel, Encoding, Error, Event, Failure, Observer, Request};
 use lithify_frontend::{Diagnostics, Options, Plan, Source as Text, Warning};
 use lithify_graph::Graph;
 use lithify_oci::layer::Times;
 use lithify_oci::{Blobs, Reference};
 use lithify_transfer::{Contents, Image, archive};
 
-use super::{dockerfile, files};
+use super::{dockerfile, files, space};
 use crate::access::Access;
 use crate::args::{Build, Progress, Pull};
 use crate::config::Config;
@@ -31,6 +32,7 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     options.labels = inputs::labels(&arguments.label);
     options.network = inputs::network(arguments.network);
     let mut settings = inputs::settings(arguments, config)?;
+    let limits = space::automatic(&config.prune)?;
     for planned in &outputs {
         outputs::check_writable(&planned.output).map_err(|(path, error)| {
             Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
@@ -58,21 +60,40 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
     let renderer = Renderer::new(progress, &graph);
     let name = name_of(arguments, &tags);
+    let observer = Watch { renderer: &renderer, ran: AtomicBool::new(false) };
     let request = Request {
         name: &name,
         graph: &graph,
         store: &store,
         sources: &provider,
         settings: &settings,
-        observer: &renderer,
+        observer: &observer,
         cancel: &cancel,
     };
     let built = lithify_engine::build(&request);
     renderer.finish();
-    let built = built.map_err(|error| build_problem(&read.text, &graph, error))?;
+    let built = built.map_err(|error| build_problem(&read.text, &graph, error));
+    let delivered = built.and_then(|built| deliver(&outputs, times, &built, &provider, &store));
+    let reported = delivered.and_then(|built| report(arguments, &tags, &outputs, &built));
+    if let Some(policy) = limits.filter(|_| observer.ran.load(Ordering::Relaxed)) {
+        space::keep_small(&store, &policy);
+    }
+    reported
+}
 
-    let built = deliver(&outputs, times, &built, &provider, &store)?;
-    report(arguments, &tags, &outputs, &built)
+/// Passes events on, and remembers whether a step ran.
+struct Watch<'a> {
+    renderer: &'a Renderer,
+    ran: AtomicBool,
+}
+
+impl Observer for Watch<'_> {
+    fn event(&self, event: Event<'_>) {
+        if matches!(event, Event::Started { .. }) {
+            self.ran.store(true, Ordering::Relaxed);
+        }
+        self.renderer.event(event);
+    }
 }
 
 /// What the log of builds calls this one. Never a URL: it may hold a password.
