@@ -83,7 +83,7 @@ pub fn look(trees: BorrowedFd<'_>) -> io::Result<Vec<Found>> {
                 folder: folder.to_owned(),
                 name: name.to_string_lossy().into_owned(),
                 disk_bytes: disk_bytes(open.as_fd(), &name, &mut seen)?,
-                last_used_seconds: stat.st_mtime as i64,
+                last_used_seconds: stat.st_mtime,
             });
         }
     }
@@ -222,7 +222,7 @@ pub(crate) fn mark_used(trees: BorrowedFd<'_>, chain_id_hex: &str) {
     for folder in TREES {
         let Ok(Some(open)) = open(trees, folder.as_bytes()) else { continue };
         let is_old = rustix::fs::statat(&open, chain_id_hex, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| (stat.st_mtime as i64) < now.tv_sec - MARK_SECONDS);
+            .is_ok_and(|stat| stat.st_mtime < now.tv_sec - MARK_SECONDS);
         if is_old {
             let now = Timespec { tv_sec: now.tv_sec, tv_nsec: now.tv_nsec };
             let times = Timestamps { last_access: now, last_modification: now };
