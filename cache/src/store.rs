@@ -33,6 +33,7 @@ mod prune;
 mod records;
 mod references;
 mod session;
+mod upstream;
 mod usage;
 mod verify;
 
@@ -46,7 +47,8 @@ use std::fs::{self, DirBuilder, File};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lithify_oci::Digest;
@@ -66,7 +68,8 @@ pub use records::{Missed, Past, Record};
 pub use usage::{ImageUsage, LayerUsage, MountUsage, RecordUsage, Usage};
 pub use verify::Problem;
 
-use crate::Error;
+use crate::remote::Imports;
+use crate::{Error, Key};
 use database::Database;
 use session::{Scratch, Session};
 
@@ -82,6 +85,15 @@ struct Inner {
     unfinished: Scratch,
     trusted: Mutex<HashMap<Digest, u64>>,
     boot: [u8; 16],
+    upstream: OnceLock<Imports>,
+    answers: Mutex<Answers>,
+}
+
+/// What was asked of this process's handles.
+#[derive(Default)]
+struct Answers {
+    seen: Vec<(Key, Digest)>,
+    watchers: Vec<Sender<Digest>>,
 }
 
 /// What one thread at a time works with.
@@ -119,6 +131,8 @@ impl Store {
             unfinished: Scratch::new(root.join("tmp")),
             trusted: Mutex::default(),
             boot: boot_id(),
+            upstream: OnceLock::new(),
+            answers: Mutex::default(),
             root,
         };
         Ok(Store(Arc::new(inner)))

@@ -233,6 +233,18 @@ pub(crate) struct Build {
     /// Take nothing from the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
+    /// A cache of another machine to take from, several times: type=registry,ref=REF | type=local,src=DIR |
+    /// type=s3,bucket=B,region=R; REF alone is type=registry; mounts=ID takes a cache mount as well
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_from: Vec<String>,
+    /// Where the cache is written for other machines, several times: type=registry,ref=REF | type=local,dest=DIR |
+    /// type=s3,bucket=B,region=R | type=inline; with mode=min (the image's own steps) or mode=max (all); mounts=ID
+    /// writes a cache mount as well
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_to: Vec<String>,
+    /// Touch no network: what the store lacks is an error, and RUN has loopback only
+    #[arg(long, env = "LITHIFY_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
     /// When to ask the registry for base images
     #[arg(long, value_name = "WHEN", env = "LITHIFY_PULL", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     pub(crate) pull: Option<Pull>,

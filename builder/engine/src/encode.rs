@@ -105,7 +105,10 @@ impl Encoding {
         let identity = self.compression.identity();
         let blobs = store.layer(diff_id)?.map(|facts| facts.blobs).unwrap_or_default();
         let known = blobs.into_iter().find(|blob| blob.codec == identity).map(|blob| blob.descriptor);
-        Ok(known.filter(|blob| store.open_blob(&blob.digest).is_ok()))
+        match known {
+            Some(blob) if store.is_available(&blob.digest)? => Ok(Some(blob)),
+            _ => Ok(None),
+        }
     }
 
     fn remember(&self, store: &Store, layer: &Layer) -> io::Result<()> {

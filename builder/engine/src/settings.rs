@@ -36,6 +36,8 @@ pub struct Settings {
     pub ca_certificates: Option<Vec<u8>>,
     /// `--reproducible`: what SOURCE_DATE_EPOCH is where the Dockerfile does not say, in seconds since 1970.
     pub reproducible: Option<i64>,
+    /// `--cache-to type=inline`: whether the image says which keys its layers answer.
+    pub inline_cache: bool,
     /// `--allow security.insecure`
     pub allow_insecure: bool,
 }
@@ -56,6 +58,7 @@ impl Default for Settings {
             ssh: BTreeMap::new(),
             ca_certificates: None,
             reproducible: None,
+            inline_cache: false,
             allow_insecure: false,
         }
     }

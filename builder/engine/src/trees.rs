@@ -231,7 +231,7 @@ impl<'a> Trees<'a> {
         }
     }
 
-    /// A blob of the layer that is in the store; a base image's is fetched if need be.
+    /// A blob of the layer that can be opened; a base image's is fetched if need be, one of a remote cache when it is opened.
     pub(crate) fn blob(&self, diff_id: &Digest) -> Result<Descriptor, Failure> {
         if let Some((image, descriptor)) = self.base_layer(diff_id) {
             if self.store.open_blob(&descriptor.digest).is_err() {
@@ -241,9 +241,9 @@ impl<'a> Trees<'a> {
         }
         let facts = self.store.layer(diff_id)?;
         let here = facts.into_iter().flat_map(|facts| facts.blobs).map(|blob| blob.descriptor);
-        here.into_iter().find(|blob| self.store.open_blob(&blob.digest).is_ok()).ok_or_else(|| {
-            Failure::Input(format!("the store has lost the layer {diff_id}: build again with --no-cache"))
-        })
+        here.into_iter().find(|blob| self.store.is_available(&blob.digest).unwrap_or(false)).ok_or_else(
+            || Failure::Input(format!("the store has lost the layer {diff_id}: build again with --no-cache")),
+        )
     }
 }
 

@@ -30,11 +30,23 @@ pub struct Record {
 }
 
 impl Store {
-    /// The result of the step with this key, where all that it names is here: a blob of the layer and the catalogue.
+    /// The result of the step with this key, where all that it names is here: a blob of the layer and the catalogue; or
+    /// else where a remote cache has it.
     ///
     /// # Errors
     /// A failure to read the store.
     pub fn lookup(&self, key: &Key) -> Result<Option<Record>, Error> {
+        let found = match self.lookup_here(key)? {
+            Some(record) => Some(record),
+            None => self.lookup_upstream(key)?,
+        };
+        if let Some(record) = &found {
+            self.answered(key, record.layer, false);
+        }
+        Ok(found)
+    }
+
+    fn lookup_here(&self, key: &Key) -> Result<Option<Record>, Error> {
         let access = self.access()?;
         let found = access.read(|connection| {
             let sql = "SELECT layer, catalogue, finished FROM records WHERE key = ?1";
@@ -92,7 +104,9 @@ impl Store {
                 parts,
             );
             transaction.prepare_cached(sql)?.execute(values).map(drop)
-        })
+        })?;
+        self.answered(key, record.layer, true);
+        Ok(())
     }
 
     /// Forgets a record, for one whose content turned out to be unusable.

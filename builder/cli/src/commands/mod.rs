@@ -3,6 +3,7 @@
 mod build;
 mod call;
 mod check;
+mod deliver;
 mod dockerfile;
 mod doctor;
 mod files;

@@ -222,8 +222,12 @@ impl<R: Read> ItemReader<R> {
         let seconds = (seconds >> 1) as i64 ^ -((seconds & 1) as i64);
         let modified = Timestamp { seconds, nanoseconds: self.small()? };
         let mut xattrs = BTreeMap::new();
+        let mut room = MAX_TEXT;
         for _ in 0..self.number()? {
-            xattrs.insert(self.text()?, self.text()?);
+            let (name, value) = (self.text()?, self.text()?);
+            let more = (name.len() + value.len()) as u64 + 1;
+            room = room.checked_sub(more).ok_or_else(|| invalid("a file has too many attributes"))?;
+            xattrs.insert(name, value);
         }
         let digest = match self.byte()? {
             0 => None,
