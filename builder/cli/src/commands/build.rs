@@ -68,6 +68,9 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
         say(format_args!("warning: {warning}"));
     }
 
+    for stage in unknown_stages(&arguments.no_cache_filter, &graph) {
+        say(format_args!("warning: --no-cache-filter {stage}: no step of a stage with this name is built"));
+    }
     stopping.by_cancelling();
     let platform = &options.target_platform;
     if let Some(imports) = caches.imports(&connection, platform)? {
@@ -146,6 +149,11 @@ fn caches(arguments: &Build, config: &Config) -> Result<Caches, Problem> {
     let from = chosen(&arguments.cache_from, "LITHIFY_CACHE_FROM", &config.cache_from);
     let to = chosen(&arguments.cache_to, "LITHIFY_CACHE_TO", &config.cache_to);
     Caches::parse(&from, &to)
+}
+
+/// Those of the names that no step's stage has.
+fn unknown_stages<'a>(names: &'a [String], graph: &'a Graph) -> impl Iterator<Item = &'a String> {
+    names.iter().filter(|name| !graph.steps.iter().any(|step| step.stage.eq_ignore_ascii_case(name)))
 }
 
 /// What the log of builds calls this one. Never a URL: it may hold a password.
