@@ -68,7 +68,7 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
         say(format_args!("warning: {warning}"));
     }
 
-    for stage in unknown_stages(&arguments.no_cache_filter, &graph) {
+    for stage in unknown_stages(&arguments.no_cache_filter, &graph).filter(|_| !arguments.quiet) {
         say(format_args!("warning: --no-cache-filter {stage}: no step of a stage with this name is built"));
     }
     stopping.by_cancelling();
