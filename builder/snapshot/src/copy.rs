@@ -150,6 +150,10 @@ impl Snapshots for Copy {
         Ok(Workspace::new(Box::new(Work { tree, found: None, place })))
     }
 
+    fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error> {
+        self.store.rename(from, to)
+    }
+
     fn remove(&self, chain: ChainId) -> Result<(), Error> {
         self.store.remove(chain)
     }

@@ -134,6 +134,12 @@ pub trait Snapshots: Send + Sync {
     /// [`Error::Missing`] where it is not here, and failures to mount or copy.
     fn workspace(&self, chain: &[ChainId], reuse: MoveOrKeep) -> Result<Workspace, Error>;
 
+    /// Gives the tree `from` the name `to`; one that has it already stays. No error where there is none.
+    ///
+    /// # Errors
+    /// A folder that cannot be moved.
+    fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error>;
+
     /// Removes one tree. Views and workspaces that stand on it must be gone. No error where it is not here.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 
 use lithify_files::place::{Below, Conflicts, EmptyBelow, FolderBelow, HardLinks, Placer};
-use lithify_oci::layer::{Catalogue, Compression, LayerWriter, Limits, Times, decompress, read_tar};
+use lithify_oci::layer::{Catalogue, Compression, LayerWriter, Limits, Times, Written, decompress, read_tar};
 use lithify_oci::{Digest, DigestWriter, EntrySink, TreePath};
 use lithify_snapshot::{ChainId, MoveOrKeep};
 
@@ -84,7 +84,7 @@ pub(crate) fn place(
     hard_links: &[(Vec<u8>, Vec<Vec<u8>>)],
     call: &mut Call<'_>,
 ) -> Result<MadeLayer, Failure> {
-    let archive = io::BufReader::with_capacity(1 << 18, File::from(call.file()?));
+    let archive = File::from(call.file()?);
     let files = LayerFiles::take(call)?;
     let path = |bytes: &Vec<u8>| TreePath::cleaned(bytes);
     let links = hard_links.iter().map(|(first, names)| (path(first), names.iter().map(path).collect()));
@@ -144,7 +144,7 @@ impl LayerFiles {
         let compression = Compression::default();
         let mut writer = LayerWriter::new(self.blob, compression, Times::At(0)).map_err(failed)?;
         entries(&mut writer)?;
-        let (_, layer, catalogue) = writer.finish().map_err(failed)?;
+        let (_, Written { layer, catalogue, has_compiled }) = writer.finish().map_err(failed)?;
         self.catalogue.write_all(&catalogue).map_err(failed)?;
         Ok(MadeLayer {
             diff_id: layer.diff_id,
@@ -153,6 +153,7 @@ impl LayerFiles {
             uncompressed_size_bytes: layer.uncompressed_size_bytes,
             catalogue: Digest::of(&catalogue),
             catalogue_size_bytes: catalogue.len() as u64,
+            has_compiled,
         })
     }
 }

@@ -34,6 +34,13 @@ pub enum Request {
         /// Which.
         chain: Chain,
     },
+    /// Gives a tree that was just made another name; one that has that name already stays. Does nothing where there is none.
+    Rename {
+        /// The name that it has.
+        from: Digest,
+        /// The name that it gets.
+        to: Digest,
+    },
     /// Unpacks a layer. Files: its blob; its catalogue where there is one.
     Apply {
         /// The tree below.
@@ -277,6 +284,8 @@ pub struct MadeLayer {
     pub catalogue: Digest,
     /// The length of the catalogue.
     pub catalogue_size_bytes: u64,
+    /// Whether it holds compiled Python whose header says a time.
+    pub has_compiled: bool,
 }
 
 /// How a RUN ended.

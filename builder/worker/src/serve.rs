@@ -114,6 +114,10 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
         context.get().ok_or_else(|| Failure::input("the worker was called before it was greeted"))?;
     match request {
         Request::Hello { .. } => unreachable!("it is answered above"),
+        Request::Rename { from, to } => {
+            context.snapshots.rename(ChainId::from(from), ChainId::from(to))?;
+            Ok(Response::Done)
+        }
         Request::Has { chain } => {
             let has = context.snapshots.has(&ids(&chain));
             if let (Ok(true), Some(top)) = (&has, chain.last()) {

@@ -1,7 +1,7 @@
 //! Hashing what a COPY selects, or what a bind mount shows.
 
 use lithify_graph::Copy;
-use lithify_oci::{Digest, Entry, EntryKind};
+use lithify_oci::{Digest, Entry, EntryKind, FileDigest};
 use sha2::{Digest as _, Sha256};
 
 use super::Part;
@@ -112,14 +112,14 @@ impl ContentHasher {
 
     /// Adds one entry; `content` is the digest of a regular file's bytes. A hard link counts as the file that it is a
     /// name of, so it comes with that file's content too: which name came first does not matter.
-    pub fn add(&mut self, entry: &Entry, content: Option<&Digest>) {
+    pub fn add(&mut self, entry: &Entry, content: Option<&FileDigest>) {
         let record = self.encode(entry, content);
         self.hasher.update((record.len() as u64).to_be_bytes());
         self.hasher.update(&record);
         self.explain(entry, &record);
     }
 
-    fn encode(&self, entry: &Entry, content: Option<&Digest>) -> Vec<u8> {
+    fn encode(&self, entry: &Entry, content: Option<&FileDigest>) -> Vec<u8> {
         let mut record = Vec::with_capacity(128);
         let path = entry.path.as_bytes();
         put(&mut record, path);

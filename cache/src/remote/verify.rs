@@ -1,12 +1,12 @@
 //! Whether a layer that came from afar is what its cache says.
 
-use std::cell::RefCell;
 use std::io::{self, Read, Write};
 
 use lithify_oci::layer::{
-    CAPABILITY, Catalogue, CatalogueEntry, CatalogueWriter, Limits, decompress, read_tar,
+    CAPABILITY, Catalogue, CatalogueEntry, CatalogueWriter, Compiled, InLayer, Limits, Mended, decompress,
+    read_tar, source_of,
 };
-use lithify_oci::{Content, Digest, DigestWriter, Entry, EntryKind, EntrySink};
+use lithify_oci::{Content, Digest, DigestWriter, Entry, EntryKind, EntrySink, FileDigest, FileHasher};
 
 /// Unpacks `blob` to nowhere, and compares it with what is claimed. Gives its uncompressed size, and a catalogue: the
 /// claimed one, or where there is none one with the times that the layer itself has.
@@ -64,14 +64,23 @@ impl<R: Read> Read for Hashed<R> {
     }
 }
 
-/// The digest of a file's content; `None` for what is no file.
-fn content_digest(entry: &Entry, content: &mut dyn Content) -> io::Result<Option<Digest>> {
+/// The digest of a file's content as it is in the tree; `None` for what is no file.
+fn content_digest(
+    entry: &Entry,
+    content: &mut dyn Content,
+    compiled: Option<Compiled>,
+) -> io::Result<Option<FileDigest>> {
     if !matches!(entry.kind, EntryKind::File { .. }) {
         return Ok(None);
     }
-    let hash = RefCell::new(DigestWriter::new(io::sink()));
-    io::copy(&mut content.open()?, &mut *hash.borrow_mut())?;
-    Ok(Some(hash.into_inner().finish().1))
+    let mut hash = FileHasher::default();
+    match compiled {
+        Some(Compiled { source_seconds, in_layer: InLayer::AsSource }) => {
+            io::copy(&mut Mended { content, source_seconds }.open()?, &mut hash)?
+        }
+        _ => io::copy(&mut content.open()?, &mut hash)?,
+    };
+    Ok(Some(hash.finish()))
 }
 
 /// Compares entries with those of the claimed catalogue, one by one.
@@ -82,12 +91,18 @@ struct Check<I> {
 impl<I: Iterator<Item = io::Result<CatalogueEntry>>> EntrySink for Check<I> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> io::Result<()> {
         let claimed = self.claimed.next().transpose()?;
-        let digest = content_digest(entry, content)?;
+        // Nothing but the time in the header of compiled Python may be another one in the tree.
+        let compiled =
+            claimed.as_ref().and_then(|claimed| claimed.compiled).filter(|_| source_of(entry).is_some());
+        let digest = content_digest(entry, content, compiled)?;
         let fits = claimed.is_some_and(|claimed| {
             let mut same = Entry { modified: entry.modified, ..claimed.entry.clone() };
             // A layer carries this one; a catalogue knows what else the file had.
             same.xattrs.retain(|name, _| name == CAPABILITY);
-            same == *entry && claimed.digest == digest && claimed.entry.modified.nanoseconds < 1_000_000_000
+            same == *entry
+                && claimed.digest == digest
+                && claimed.compiled == compiled
+                && claimed.entry.modified.nanoseconds < 1_000_000_000
         });
         if fits { Ok(()) } else { Err(invalid(&format!("its catalogue does not fit at {}", entry.path))) }
     }
@@ -100,7 +115,7 @@ struct Describe {
 
 impl EntrySink for Describe {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> io::Result<()> {
-        let digest = content_digest(entry, content)?;
-        self.writer.add(entry, digest)
+        let digest = content_digest(entry, content, None)?;
+        self.writer.add(entry, digest, None)
     }
 }

@@ -5,25 +5,23 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use lithify_cache::key::{self, Chain, ContentHasher, Keyed, SourceContent};
 use lithify_files::archive;
-use lithify_files::arrange::{Arrangement, Origin, Part, Rules, arrange};
+use lithify_files::arrange::{Arrangement, Part, Rules, arrange};
 use lithify_files::chmod;
 use lithify_files::dest::Destination;
 use lithify_files::ignore::Ignore;
-use lithify_files::select::{Match, open_content};
+use lithify_files::select::Match;
 use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Tree, Unpack};
 use lithify_linux::tree::Metadata;
-use lithify_oci::entry::NoContent;
-use lithify_oci::layer::{TarWriter, Times};
-use lithify_oci::{Content, Digest, EntryKind, EntrySink, Timestamp, TreePath};
+use lithify_oci::{Digest, Timestamp, TreePath};
 use lithify_worker::{CopyRequest, MadeLayer, Request, Response, SelectRules, TreeSource, Worker};
 
-use super::files::{FileDigests, Files, cannot_read, hash_matches};
+use super::files::{FileDigests, Files, hash_matches};
+use super::send::{Unsent, send};
 use super::unchanged;
 use super::{Done, LayerFiles, Outcome, made};
 use crate::build::Running;
@@ -298,65 +296,6 @@ fn place_arrangement(
             let made = made(response?)?;
             unchanged::check(arrangement, origins, files.catalogue.file())?;
             Ok(made)
-        }
-    }
-}
-
-/// Why files could not be sent.
-enum Unsent {
-    /// The worker does not read them.
-    Pipe(io::Error),
-    /// They cannot be read.
-    File(Failure),
-}
-
-fn send(arrangement: &Arrangement, origins: &[PartContent], pipe: File) -> Result<(), Unsent> {
-    let mut archive = TarWriter::new(BufWriter::with_capacity(256 << 10, pipe), Times::Exact);
-    for placed in arrangement.items() {
-        let sent = match &placed.origin {
-            Origin::Archive { part, item } => {
-                let Part::Archive(unpacked) = &arrangement.parts()[*part] else { continue };
-                match placed.entry.kind {
-                    EntryKind::File { .. } => unpacked
-                        .content(*item)
-                        .and_then(|mut content| archive.entry(&placed.entry, &mut content)),
-                    _ => archive.entry(&placed.entry, &mut NoContent),
-                }
-            }
-            origin => archive.entry(&placed.entry, &mut PlacedContent { origins, origin }),
-        };
-        sent.map_err(|error| match (error.kind(), &placed.origin) {
-            (io::ErrorKind::BrokenPipe, _) => Unsent::Pipe(error),
-            (_, Origin::Selected { source, .. }) => Unsent::File(cannot_read(source, error)),
-            _ => Unsent::File(Failure::Input(format!(
-                "cannot read the content of {}: {error}",
-                placed.entry.path
-            ))),
-        })?;
-    }
-    archive.finish().and_then(|mut pipe| pipe.flush()).map_err(Unsent::Pipe)
-}
-
-/// The content of one entry, opened when the archive comes to it.
-struct PlacedContent<'a> {
-    origins: &'a [PartContent],
-    origin: &'a Origin,
-}
-
-impl Content for PlacedContent<'_> {
-    fn open(&mut self) -> io::Result<Box<dyn Read + '_>> {
-        match self.origin {
-            Origin::Made => Ok(Box::new(io::empty())),
-            Origin::Inline { part } => match &self.origins[*part] {
-                PartContent::Inline(content) => Ok(Box::new(content.as_slice())),
-                PartContent::Files(_) => Ok(Box::new(io::empty())),
-            },
-            Origin::Selected { part, source, .. } => match &self.origins[*part] {
-                PartContent::Files(files) => Ok(Box::new(open_content(files.source.root.as_fd(), source)?)),
-                PartContent::Inline(_) => Ok(Box::new(io::empty())),
-            },
-            // `send` takes it from the archive itself.
-            Origin::Archive { .. } => Ok(Box::new(io::empty())),
         }
     }
 }

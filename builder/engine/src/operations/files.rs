@@ -10,7 +10,7 @@ use lithify_cache::{ContextIndex, FileFacts};
 use lithify_files::ignore::Ignore;
 use lithify_files::select::{self, Match, Options, open_content};
 use lithify_linux::tree::Metadata;
-use lithify_oci::{Digest, DigestWriter, Timestamp, TreePath};
+use lithify_oci::{FileDigest, FileHasher, Timestamp, TreePath};
 use lithify_worker::Worker;
 
 use crate::build::Running;
@@ -19,7 +19,7 @@ use crate::error::Failure;
 use crate::resources::{Cancel, FileSource};
 
 /// The digests of the regular files of some matches, by match and number.
-pub(super) struct FileDigests(Vec<Vec<Option<Digest>>>);
+pub(super) struct FileDigests(Vec<Vec<Option<FileDigest>>>);
 
 impl FileDigests {
     /// None yet.
@@ -27,12 +27,12 @@ impl FileDigests {
         FileDigests(matches.iter().map(|one| vec![None; one.len()]).collect())
     }
 
-    pub(super) fn set(&mut self, group: usize, at: usize, digest: Digest) {
+    pub(super) fn set(&mut self, group: usize, at: usize, digest: FileDigest) {
         self.0[group][at] = Some(digest);
     }
 
     /// `None` for what is no regular file.
-    pub(super) fn get(&self, group: usize, at: usize) -> Option<&Digest> {
+    pub(super) fn get(&self, group: usize, at: usize) -> Option<&FileDigest> {
         self.0[group][at].as_ref()
     }
 }
@@ -134,7 +134,7 @@ struct Unknown {
 }
 
 /// Hashes files on all processors.
-fn read_all(source: &FileSource, files: &[Unknown], cancel: &Cancel) -> Result<Vec<Digest>, Failure> {
+fn read_all(source: &FileSource, files: &[Unknown], cancel: &Cancel) -> Result<Vec<FileDigest>, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().div_ceil(8));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(vec![None; files.len()]);
@@ -171,16 +171,16 @@ pub(super) fn cannot_read(path: &TreePath, error: io::Error) -> Failure {
     }
 }
 
-fn hash(source: &FileSource, path: &TreePath, buffer: &mut [u8], cancel: &Cancel) -> io::Result<Digest> {
+fn hash(source: &FileSource, path: &TreePath, buffer: &mut [u8], cancel: &Cancel) -> io::Result<FileDigest> {
     let mut file = open_content(source.root.as_fd(), path)?;
-    let mut hasher = DigestWriter::new(io::sink());
+    let mut hasher = FileHasher::default();
     loop {
         // A large file takes longer than who presses Ctrl-C wants to wait.
         if cancel.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
         match file.read(buffer)? {
-            0 => return Ok(hasher.finish().1),
+            0 => return Ok(hasher.finish()),
             length => hasher.write_all(&buffer[..length])?,
         }
     }

@@ -5,12 +5,14 @@
 
 mod agent;
 mod certificates;
+mod compiled;
 mod copy;
 mod directory;
 mod exec;
 mod files;
 mod mounts;
 mod output;
+mod send;
 mod unchanged;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -231,9 +233,30 @@ impl<'a> Running<'a> {
         let worker = self.trees.worker()?;
         let files = LayerFiles::create(store)?;
         let made = work(&worker, &files).map_err(|failure| self.unless_cancelled(failure))?;
+        let (files, made) = self.with_mended_headers(&worker, below, files, made)?;
         self.keep(keyed, &identity, files, &made)?;
         let tree = below.with(made.diff_id);
         Ok(Done::ran(tree))
+    }
+
+    /// Mends compiled Python in a new layer; the tree that it made gets the name that the mended layer gives it.
+    fn with_mended_headers(
+        &self,
+        worker: &Worker,
+        below: &TreeLayers,
+        files: LayerFiles,
+        made: MadeLayer,
+    ) -> Result<(LayerFiles, MadeLayer), Failure> {
+        let mended = match made.has_compiled {
+            true => self.mend_compiled(below, &files, &made)?,
+            false => None,
+        };
+        let Some((new_files, new)) = mended else { return Ok((files, made)) };
+        let (from, to) = (below.with(made.diff_id), below.with(new.diff_id));
+        if let (Some(from), Some(to)) = (from.chain().last(), to.chain().last()) {
+            worker.call(&lithify_worker::Request::Rename { from: *from, to: *to }, &[])?;
+        }
+        Ok((new_files, new))
     }
 
     /// Keeps a new layer and records it under `key`.
