@@ -36,9 +36,22 @@ pub(crate) struct Config {
     pub(crate) offline: bool,
     /// `--jobs`
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// What is taken away after a build.
+    #[serde(default)]
+    pub(crate) prune: Prune,
     /// By host name.
     #[serde(default)]
     pub(crate) registry: BTreeMap<String, Registry>,
+}
+
+/// `[prune]`, as the flags of `lithify prune`; applied after each build in which a step ran.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Prune {
+    /// `--unused-for`
+    pub(crate) unused_for: Option<String>,
+    /// `--keep-storage`
+    pub(crate) keep_storage: Option<String>,
 }
 
 /// `[registry."docker.io"]`

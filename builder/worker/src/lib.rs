@@ -16,6 +16,7 @@ mod mounts;
 pub mod protocol;
 mod run;
 mod serve;
+pub mod space;
 
 pub use client::{Error, WORKER_COMMAND, Worker, unexpected};
 pub use lithify_files::noise::PROFILE as NOISE_PROFILE;

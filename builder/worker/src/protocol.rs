@@ -80,6 +80,12 @@ pub enum Request {
     },
     /// Makes a layer by copying from other trees. Files: the new blob, the new catalogue.
     Copy(CopyRequest),
+    /// What the folder for trees holds. Files: none.
+    Look,
+    /// Puts folders out of reach: each by its folder and its name. Files: none.
+    Discard(Vec<(String, String)>),
+    /// Removes what was discarded, and what killed processes left. Files: none.
+    Sweep,
     /// Makes a layer with one folder. Files: the new blob, the new catalogue.
     MakeDirectory {
         /// The tree below.
@@ -204,8 +210,6 @@ pub enum RunMountKind {
         gid: u32,
         /// Whether it can be written to.
         read_only: bool,
-        /// Whether what it holds is to be removed first (`--no-cache`).
-        fresh: bool,
     },
     /// A folder in memory.
     Tmpfs {
@@ -246,8 +250,10 @@ pub enum Response {
     Ready(Snapshotter),
     /// To `Has`.
     Has(bool),
-    /// To `Apply`.
+    /// To `Apply`, `Discard` and `Sweep`.
     Done,
+    /// To `Look`.
+    Found(Vec<crate::space::Found>),
     /// To `Inspect`.
     Inspected {
         /// Where the destination leads.

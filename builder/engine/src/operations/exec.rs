@@ -118,7 +118,7 @@ impl Running<'_> {
                 self.trees.consumed(&below);
             }
             let made = result?;
-            self.trees.made(&below.with(made.diff_id));
+            self.trees.made(worker, &below.with(made.diff_id))?;
             Ok(made)
         })
     }
