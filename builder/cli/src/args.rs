@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::legacy::Legacy;
+use crate::limits::LimitFlags;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -206,6 +207,8 @@ pub(crate) struct Build {
     /// A resource limit for RUN
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimit: Vec<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
     /// Allow RUN --network=host and --security=insecure: network.host, security.insecure
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,

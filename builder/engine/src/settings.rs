@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lithify_linux::cgroup::Limits;
 use lithify_worker::Snapshotter;
 
 /// docker's `--shm-size` where nobody says anything.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub shm_size_bytes: u64,
     /// `--ulimit`: name, soft and hard limit.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// `--memory`, `--cpus` and the like, of each RUN. They enter no key.
+    pub limits: Limits,
     /// `--step-timeout`
     pub step_timeout_seconds: Option<u64>,
     /// `--secret`, by id.
@@ -53,6 +56,7 @@ impl Default for Settings {
             extra_hosts: vec![],
             shm_size_bytes: DEFAULT_SHM_BYTES,
             ulimits: vec![],
+            limits: Limits::default(),
             step_timeout_seconds: None,
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),

@@ -55,7 +55,6 @@ impl Range {
         let mounts = mounts.into_iter().map(detached).collect::<io::Result<Vec<_>>>();
         let mounts = mounts.map_err(Error::setup("copying a mount"))?;
         let passed: Vec<_> = [root].into_iter().chain(mounts.iter().map(AsFd::as_fd)).collect();
-        socket::send_with_fds(&control, b"mounts", &passed).map_err(Error::setup("passing the mounts"))?;
         let program = Program {
             executable: self.executable.as_fd(),
             args: &self.args,
@@ -78,6 +77,9 @@ impl Range {
             namespaces |= Namespaces::NEWNET;
         }
         let child = process::spawn(&program, namespaces)?;
+        // It waits for its mounts, so it starts nothing before it is limited.
+        stdio.limit(child.pid())?;
+        socket::send_with_fds(&control, b"mounts", &passed).map_err(Error::setup("passing the mounts"))?;
         Ok(Running {
             child,
             control: Some(control),
