@@ -27,6 +27,9 @@ pub struct Settings {
     pub shm_size_bytes: u64,
     /// `--ulimit`: name, soft and hard limit.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// How many files a RUN may have open, soft and hard, where `--ulimit` does not say and it is not as many as this process. It
+    /// enters no key.
+    pub open_files: Option<(u64, u64)>,
     /// `--memory`, `--cpus` and the like, of each RUN. They enter no key.
     pub limits: Limits,
     /// `--step-timeout`
@@ -56,6 +59,7 @@ impl Default for Settings {
             extra_hosts: vec![],
             shm_size_bytes: DEFAULT_SHM_BYTES,
             ulimits: vec![],
+            open_files: None,
             limits: Limits::default(),
             step_timeout_seconds: None,
             secrets: BTreeMap::new(),

@@ -34,6 +34,8 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     options.labels = inputs::labels(&arguments.label);
     options.network = inputs::network(arguments.network);
     let mut settings = inputs::settings(arguments, config)?;
+    // A walk has a folder open for each level.
+    settings.open_files = lithify_linux::process::raise_open_files();
     for planned in &outputs {
         outputs::check_writable(&planned.output).map_err(|(path, error)| {
             Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)

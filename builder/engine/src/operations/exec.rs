@@ -188,7 +188,7 @@ impl Running<'_> {
             mounts: mounts.mounts.iter().cloned().chain(certificates::mounts(settings)).collect(),
             cgroups: 0,
             shm_size_bytes: settings.shm_size_bytes,
-            ulimits: settings.ulimits.clone(),
+            ulimits: limits::of_process(settings),
             timeout_seconds: settings.step_timeout_seconds,
             reproducible: epoch_seconds,
             consume,

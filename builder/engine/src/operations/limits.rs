@@ -4,6 +4,7 @@ use lithify_linux::cgroup::Group;
 
 use crate::build::Running;
 use crate::event::Event;
+use crate::settings::Settings;
 
 /// A control group with the limits that were asked for. Where the machine does not let one be made, that is said once.
 pub(super) fn control_group(running: &Running<'_>) -> Option<Group> {
@@ -24,4 +25,15 @@ pub(super) fn control_group(running: &Running<'_>) -> Option<Group> {
             None
         }
     }
+}
+
+/// The limits of a RUN's process. What lithify allows itself changes nothing for it.
+pub(super) fn of_process(settings: &Settings) -> Vec<(String, u64, u64)> {
+    let mut limits = settings.ulimits.clone();
+    if let Some((soft, hard)) = settings.open_files
+        && !limits.iter().any(|(name, ..)| name == "nofile")
+    {
+        limits.push(("nofile".into(), soft, hard));
+    }
+    limits
 }
