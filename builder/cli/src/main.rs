@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
+            let problem = problem.or_full_store();
             render::problem(&problem);
             problem.code.into()
         }

@@ -247,6 +247,10 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
     {
         message = format!("{}\nlast lines of its output:", message.trim_end());
         process.tail.iter().for_each(|line| message.push_str(&format!("\n  | {line}")));
+        // What a step writes lands in the store.
+        if process.tail.iter().any(|line| line.contains("No space left on device")) {
+            message.push_str("\na disk is full, maybe the store's: `lithify du` says what takes space there, `lithify prune` frees some");
+        }
     }
     problem.message = format!("{}\nfinished steps are kept in the cache", message.trim_end());
     problem
