@@ -5,7 +5,9 @@
 pub mod capability;
 pub mod mount;
 pub mod network;
+pub mod owner;
 pub mod process;
+pub mod remote;
 pub mod seccomp;
 pub mod signals;
 pub mod socket;

@@ -3,10 +3,11 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
+use rustix::io::Errno;
 
 /// What `statx` says of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,6 +233,43 @@ pub fn xattrs(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     }
     attributes.sort();
     Ok(attributes)
+}
+
+/// One short extended attribute (up to 256 bytes) of `name` in `directory`; an empty name means the directory, or open file, itself. `None` where
+/// it is not there, is not for this process to read, or the file system has none.
+///
+/// # Errors
+/// What `lgetxattr` says.
+pub fn attribute(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let mut value = [0; 256];
+    let attribute = OsStr::from_bytes(attribute);
+    // One system call instead of three: the descriptor's own name in /proc stands for the folder.
+    let mut path = format!("/proc/self/fd/{}", directory.as_raw_fd()).into_bytes();
+    let read = if name.is_empty() {
+        rustix::fs::getxattr(path, attribute, &mut value)
+    } else {
+        path.push(b'/');
+        path.extend_from_slice(name);
+        rustix::fs::lgetxattr(path, attribute, &mut value)
+    };
+    let read = match read {
+        // Without /proc the file must be opened.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let name = if name.is_empty() { b"." } else { name };
+            match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+                Ok(file) => rustix::fs::fgetxattr(file, attribute, &mut value),
+                Err(Errno::ACCESS) => return Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+        other => other,
+    };
+    match read {
+        Ok(length) => Ok(Some(value[..length].to_vec())),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::RANGE) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Calls `read` with buffers of growing size until its answer fits.

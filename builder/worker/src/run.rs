@@ -33,7 +33,8 @@ pub(crate) fn run(
     for mount in &request.mounts {
         mounts.add(mount)?;
     }
-    let process = process(request, &identity, std::mem::take(&mut mounts.specs));
+    let mut process = process(request, &identity, std::mem::take(&mut mounts.specs));
+    process.has_special = workspace.has_special();
     let cancel = Cancel::new().map_err(|error| Failure::sandbox(&error))?;
     let outcome =
         context.sandbox.run(&process, root, std::mem::take(&mut mounts.descriptors), stdio, &cancel)?;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use lithify_linux::{mount, process, socket, tree};
 use lithify_sandbox::{
-    Cancel, IdMap, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Place, Process, Range, Sandbox, Status,
+    Cancel, IdMap, Identities, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Place, Process, Range, Sandbox, Status,
     Stdio, WorkerProcess, probe_range, spawn_worker,
 };
 use rustix::fs::{FileType, Mode, OFlags};
@@ -145,7 +145,7 @@ pub(crate) fn parent(script: &str) -> ExitCode {
 
 pub(crate) fn worker(folder: &str) -> ExitCode {
     let control = process::inherited_descriptor(3).expect("the socket");
-    let sandbox = Range::new().expect("a sandbox");
+    let sandbox = Range::new(Identities::Real).expect("a sandbox");
     let folder = PathBuf::from(folder);
     while let Some((bytes, passed)) = socket::receive_with_fds(&control, LIMIT_BYTES).expect("received") {
         let request: Request = serde_json::from_slice(&bytes).expect("JSON");
