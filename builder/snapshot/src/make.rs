@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use lithify_linux::owner::{Owner, Owners};
+use lithify_linux::owner::{ATTRIBUTE, Owner, Owners};
 use lithify_oci::layer::CAPABILITY;
 use lithify_oci::{Content, Device, Digest, DigestWriter, Entry, EntryKind, Timestamp, TreePath};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
@@ -146,6 +146,11 @@ fn device(
             stands_for.kind = EntryKind::File { size_bytes: 0 };
             let text = placeholder(&entry.kind).unwrap_or_default();
             stands_for.xattrs.insert(PLACEHOLDER.into(), text.into_bytes());
+            if owners == Owners::Recorded {
+                // Root's too: it tells whoever shows it to a step that there is something to show.
+                let owner = Owner::new(entry.uid, entry.gid).to_value();
+                stands_for.xattrs.insert(ATTRIBUTE.into(), owner.into_bytes());
+            }
             file(owners, directory, name, &stands_for, 0, &mut &[][..], Hash::No).map(|_| Made::default())
         }
         Err(error) => Err(Error::of_errno("make", entry)(error)),

@@ -24,6 +24,8 @@ pub(crate) enum Subject {
     Identity,
     /// chmod(2) and its like.
     Mode,
+    /// rename(2) and its like.
+    Name,
     /// chroot(2).
     Root,
 }
@@ -127,6 +129,8 @@ const OTHERS: Calls = &[
     (libc::SYS_mkdirat, Always, Subject::Create),
     (libc::SYS_symlinkat, Always, Subject::Create),
     (libc::SYS_mknodat, Kinds(2, NODES), Subject::Create),
+    (libc::SYS_renameat, Always, Subject::Name),
+    (libc::SYS_renameat2, Always, Subject::Name),
     (libc::SYS_fchmod, Bits(1, S_ISGID), Subject::Mode),
     (libc::SYS_fchmodat, Bits(2, S_ISGID), Subject::Mode),
     (libc::SYS_fchmodat2, Bits(2, S_ISGID), Subject::Mode),
@@ -154,6 +158,7 @@ const OTHERS_HERE: Calls = &[
     (libc::SYS_open, Bits(1, MAKES), Subject::Create),
     (libc::SYS_creat, Always, Subject::Create),
     (libc::SYS_mkdir, Always, Subject::Create),
+    (libc::SYS_rename, Always, Subject::Name),
     (libc::SYS_symlink, Always, Subject::Create),
     (libc::SYS_mknod, Kinds(1, NODES), Subject::Create),
     (libc::SYS_chmod, Bits(1, S_ISGID), Subject::Mode),

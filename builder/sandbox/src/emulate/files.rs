@@ -196,6 +196,33 @@ impl Session {
         Ok(Reply::Value(0))
     }
 
+    /// A pipe takes its owner along, whom the folder that it was in knows.
+    pub(super) fn rename(&mut self, call: &Notification) -> Result<Reply, Errno> {
+        if !self.pipes {
+            return Ok(Reply::Continue);
+        }
+        let [a, b, c, d, e, _] = call.arguments;
+        let here = libc::AT_FDCWD as u64;
+        let (from, to, flags) = match call.call {
+            libc::SYS_renameat2 => ((a, b), (c, d), e as u32),
+            libc::SYS_renameat => ((a, b), (c, d), 0),
+            _ => ((here, a), (here, b), 0),
+        };
+        let (Ok(from), Ok(to)) =
+            (self.spot(call.thread, from.0, from.1, false), self.spot(call.thread, to.0, to.1, false))
+        else {
+            return Ok(Reply::Continue);
+        };
+        let kind = Stat::of(from.path(), false).map(|stat| FileType::from_raw_mode(stat.mode()));
+        let is_pipe = matches!(kind, Ok(FileType::Fifo | FileType::Socket));
+        let (true, Some(owner)) = (is_pipe, pipe_owner(&from)) else { return Ok(Reply::Continue) };
+        let flags = RenameFlags::from_bits_retain(flags);
+        rustix::fs::renameat_with(CWD, from.path(), CWD, to.path(), flags)?;
+        record_pipe(&to, owner)?;
+        record_pipe(&from, Owner::default())?;
+        Ok(Reply::Value(0))
+    }
+
     /// Takes the set-group-id bit off where the kernel would: of a file whose group the caller is not in.
     pub(super) fn change_mode(&mut self, call: &Notification) -> Result<Reply, Errno> {
         if self.who(call.thread)?.may(Capabilities::FSETID) {

@@ -208,6 +208,7 @@ impl Session {
             Subject::Execute => self.execute(call),
             Subject::Identity => self.identity(call),
             Subject::Mode => self.change_mode(call),
+            Subject::Name => self.rename(call),
             Subject::Root => {
                 self.roots_differ = true;
                 Ok(Reply::Continue)
