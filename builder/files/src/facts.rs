@@ -65,7 +65,8 @@ pub(crate) fn extra(
             return Ok(Some(extra));
         }
         FileType::RegularFile => {
-            extra.capability = files::attribute(directory, name.to_bytes(), CAPABILITY.as_bytes())?.map(without_root_id);
+            extra.capability =
+                files::attribute(directory, name.to_bytes(), CAPABILITY.as_bytes())?.map(without_root_id);
             if tree != TreeKind::Context && metadata.size_bytes == 0 {
                 let value = files::attribute(directory, name.to_bytes(), NODE_ATTRIBUTE.as_bytes())?;
                 extra.stand_in = value.and_then(|value| parse_node(&value));

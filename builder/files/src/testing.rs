@@ -177,7 +177,8 @@ impl Copy<'_> {
         let paths: Vec<TreePath> = arrangement.items().map(|placed| placed.entry.path).collect();
         assert!(paths.is_sorted(), "{paths:?}");
 
-        let (folder_below, mut lines) = (FolderBelow::new(below.root.as_fd(), Owners::Real), Lines::default());
+        let (folder_below, mut lines) =
+            (FolderBelow::new(below.root.as_fd(), Owners::Real), Lines::default());
         let tree_below: &dyn Below = if self.link { &EmptyBelow } else { &folder_below };
         let mut placer = Placer::new(tree_below, arrangement.conflicts(), &mut lines)
             .with_hard_links(arrangement.hard_links());

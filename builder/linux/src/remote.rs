@@ -19,7 +19,8 @@ pub fn read(thread: u32, address: u64, buffer: &mut [u8]) -> Result<usize, Errno
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: buffer.len() };
     // SAFETY: the kernel writes to the buffer only, and checks the other process's addresses itself.
-    let length = unsafe { libc::process_vm_readv(thread as i32, &raw const local, 1, &raw const remote, 1, 0) };
+    let length =
+        unsafe { libc::process_vm_readv(thread as i32, &raw const local, 1, &raw const remote, 1, 0) };
     if length < 0 { Err(last_errno()) } else { Ok(length as usize) }
 }
 
@@ -31,7 +32,8 @@ pub fn write(thread: u32, address: u64, bytes: &[u8]) -> Result<(), Errno> {
     let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
     // SAFETY: the kernel reads from `bytes` only, and checks the other process's addresses itself.
-    let length = unsafe { libc::process_vm_writev(thread as i32, &raw const local, 1, &raw const remote, 1, 0) };
+    let length =
+        unsafe { libc::process_vm_writev(thread as i32, &raw const local, 1, &raw const remote, 1, 0) };
     match length {
         -1 => Err(last_errno()),
         length if length as usize == bytes.len() => Ok(()),
@@ -82,17 +84,15 @@ pub fn set_mark(thread: u32, mark: Option<u64>) -> Result<(), Errno> {
     let mut limit = limit(thread)?;
     limit.rlim_cur = mark.unwrap_or(limit.rlim_max);
     // SAFETY: the kernel reads one rlimit.
-    let set = unsafe {
-        libc::prlimit(thread as i32, libc::RLIMIT_RTTIME, &raw const limit, std::ptr::null_mut())
-    };
+    let set =
+        unsafe { libc::prlimit(thread as i32, libc::RLIMIT_RTTIME, &raw const limit, std::ptr::null_mut()) };
     if set < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 fn limit(thread: u32) -> Result<libc::rlimit, Errno> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one rlimit.
-    let got =
-        unsafe { libc::prlimit(thread as i32, libc::RLIMIT_RTTIME, std::ptr::null(), &raw mut limit) };
+    let got = unsafe { libc::prlimit(thread as i32, libc::RLIMIT_RTTIME, std::ptr::null(), &raw mut limit) };
     if got < 0 { Err(last_errno()) } else { Ok(limit) }
 }
 

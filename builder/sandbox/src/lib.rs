@@ -30,10 +30,10 @@ mod worker;
 
 pub use cancel::Cancel;
 pub use chroot::Chroot;
+pub use emulate::{Identities, NODE_ATTRIBUTE};
 pub use error::{Error, Unavailable};
 pub use idmap::{IdMap, IdRange};
 pub use init::{INIT_ARGUMENT, init_main};
-pub use emulate::{Identities, NODE_ATTRIBUTE};
 pub use place::{Choice, Place, RungName};
 pub use probe::{Ladder, Probe, Rung, choose, id_map, ladder, probe, probe_range};
 pub use process::{MountSource, MountSpec, Network, Outcome, Process, Sandbox, Security, Status, Stdio};

@@ -27,8 +27,7 @@ pub enum RungName {
 
 impl RungName {
     /// All of them, strongest first.
-    pub const ALL: [RungName; 4] =
-        [RungName::Range, RungName::Single, RungName::Chroot, RungName::Pretended];
+    pub const ALL: [RungName; 4] = [RungName::Range, RungName::Single, RungName::Chroot, RungName::Pretended];
 
     /// As in `--sandbox`.
     pub fn as_str(self) -> &'static str {

@@ -63,7 +63,9 @@ impl fmt::Display for Ladder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for rung in &self.rungs {
             match &rung.outcome {
-                Ok(Place::Range(map) | Place::Single(map) | Place::Pretended(map)) => writeln!(f, "{}: works, with the ids {}", rung.name, map.key())?,
+                Ok(Place::Range(map) | Place::Single(map) | Place::Pretended(map)) => {
+                    writeln!(f, "{}: works, with the ids {}", rung.name, map.key())?
+                }
                 Ok(_) => writeln!(f, "{}: works", rung.name)?,
                 Err(unavailable) => {
                     write!(f, "{}: does not work", rung.name)?;

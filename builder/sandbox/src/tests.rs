@@ -1,7 +1,7 @@
 //! What can be tested without a process.
 
 use crate::idmap::{high_range, subordinate};
-use crate::{Cancel, Identities, IdMap, IdRange, Security, policy};
+use crate::{Cancel, IdMap, IdRange, Identities, Security, policy};
 
 #[test]
 fn filters_fit() {

@@ -162,7 +162,9 @@ fn copy_folder(
     for name in tree::names(from).map_err(Error::file("list", path))? {
         let name = name.to_bytes();
         let at = path.join(name);
-        let Some(node) = node::read(owners, from, name, &at).map_err(Error::file("read", &at))? else { continue };
+        let Some(node) = node::read(owners, from, name, &at).map_err(Error::file("read", &at))? else {
+            continue;
+        };
         if node.entry.kind == EntryKind::Directory {
             rustix::fs::mkdirat(to, name, Mode::RWXU)
                 .map_err(|error| Error::file("make", &at)(error.into()))?;

@@ -37,14 +37,20 @@ pub(crate) fn make(
         EntryKind::Symlink { target } => {
             let owner = Owner::new(entry.uid, entry.gid);
             let made = owners.make_link(directory, name, target, owner);
-            made.map_err(Error::of_errno("make", entry)).and_then(|()| finish_by_name(owners, directory, name, entry))
+            made.map_err(Error::of_errno("make", entry))
+                .and_then(|()| finish_by_name(owners, directory, name, entry))
         }
         EntryKind::Fifo => {
             let made = rustix::fs::mkfifoat(directory, name, Mode::RUSR);
-            made.map_err(Error::of_errno("make", entry)).and_then(|()| finish_by_name(owners, directory, name, entry))
+            made.map_err(Error::of_errno("make", entry))
+                .and_then(|()| finish_by_name(owners, directory, name, entry))
         }
-        EntryKind::CharDevice(number) => device(owners, directory, name, entry, FileType::CharacterDevice, *number),
-        EntryKind::BlockDevice(number) => device(owners, directory, name, entry, FileType::BlockDevice, *number),
+        EntryKind::CharDevice(number) => {
+            device(owners, directory, name, entry, FileType::CharacterDevice, *number)
+        }
+        EntryKind::BlockDevice(number) => {
+            device(owners, directory, name, entry, FileType::BlockDevice, *number)
+        }
         EntryKind::Directory | EntryKind::HardLink { .. } | EntryKind::Whiteout | EntryKind::Opaque => {
             return Err(Error::Refused { path: entry.path.clone(), problem: "it is no single file" });
         }

@@ -47,9 +47,7 @@ pub(crate) fn read(
             file = Some(File::from(opened));
             placeholder.unwrap_or(EntryKind::File { size_bytes: metadata.size_bytes })
         }
-        FileType::Symlink => {
-            EntryKind::Symlink { target: owners.read_link(directory, name)? }
-        }
+        FileType::Symlink => EntryKind::Symlink { target: owners.read_link(directory, name)? },
         FileType::CharacterDevice => EntryKind::CharDevice(device),
         FileType::BlockDevice => EntryKind::BlockDevice(device),
         FileType::Fifo => EntryKind::Fifo,

@@ -297,7 +297,15 @@ impl Walk<'_> {
         }
         for (name, at, metadata, old) in there {
             let name = name.to_bytes();
-            let pair = Pair { owners: self.owners, upper, below, name, path: &at, metadata: &metadata, old: old.as_ref() };
+            let pair = Pair {
+                owners: self.owners,
+                upper,
+                below,
+                name,
+                path: &at,
+                metadata: &metadata,
+                old: old.as_ref(),
+            };
             self.file(&pair, shows)?;
         }
         Ok(())

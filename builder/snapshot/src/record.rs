@@ -223,7 +223,8 @@ impl Writer<'_> {
         let noted = match known {
             Some(item) if fresh.is_none() => item.noted,
             _ => {
-                let node = node::read(self.owners, directory, name, path).map_err(Error::file("read", path))?;
+                let node =
+                    node::read(self.owners, directory, name, path).map_err(Error::file("read", path))?;
                 let Some(mut node) = node else { return Ok(()) };
                 let digest = self.digest(&mut node, fresh.copied().flatten());
                 let digest = digest.map_err(Error::file("read", path))?;

@@ -90,12 +90,7 @@ impl EntrySink for Unpacker<'_> {
 }
 
 impl<'a> Unpacker<'a> {
-    pub(crate) fn new(
-        owners: Owners,
-        root: BorrowedFd<'a>,
-        style: Style,
-        times: Option<Times<'a>>,
-    ) -> Self {
+    pub(crate) fn new(owners: Owners, root: BorrowedFd<'a>, style: Style, times: Option<Times<'a>>) -> Self {
         Unpacker {
             owners,
             root,
@@ -300,8 +295,10 @@ impl<'a> Unpacker<'a> {
         }
         let parent = path.parent().unwrap_or_default();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let found = tree::open_beneath(view.root(), parent.as_bytes(), flags, Mode::empty())
-            .and_then(|folder| node::read(self.owners, folder.as_fd(), path.file_name().unwrap_or_default(), path));
+        let found =
+            tree::open_beneath(view.root(), parent.as_bytes(), flags, Mode::empty()).and_then(|folder| {
+                node::read(self.owners, folder.as_fd(), path.file_name().unwrap_or_default(), path)
+            });
         match found {
             Ok(node) => Ok(node),
             Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {

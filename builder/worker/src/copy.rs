@@ -76,8 +76,12 @@ pub(crate) fn copy(
         [] => None,
         patterns => Some(Ignore::from_patterns(patterns.iter().map(String::as_bytes))?),
     };
-    let options =
-        Options { ignore: None, exclude: exclude.as_ref(), parents: request.select.parents, tree: TreeKind::Image(context.owners) };
+    let options = Options {
+        ignore: None,
+        exclude: exclude.as_ref(),
+        parents: request.select.parents,
+        tree: TreeKind::Image(context.owners),
+    };
     let mut parts = vec![];
     let mut contents = vec![];
     let mut views = vec![];

@@ -110,8 +110,10 @@ impl<'a> Mounts<'a> {
                 let main = self.passed.get(*file).map(OwnedFd::try_clone).transpose().ok().flatten();
                 let main = main.ok_or_else(|| Failure::input("a socket is missing in a call"))?;
                 let access = Access { mode: *mode, uid: *uid, gid: *gid };
-                let (agent, socket) = Agent::listen(self.context.owners, &self.context.cache_mounts, &access, main)
-                    .map_err(|error| Failure::storage("cannot make a socket for the ssh agent", &error))?;
+                let (agent, socket) =
+                    Agent::listen(self.context.owners, &self.context.cache_mounts, &access, main).map_err(
+                        |error| Failure::storage("cannot make a socket for the ssh agent", &error),
+                    )?;
                 self.agents.push(agent);
                 (self.descriptor(socket), false)
             }

@@ -126,7 +126,8 @@ fn replace_for_archives() {
     };
     let folder = |path: &str| mine(implied_folder(&TreePath::cleaned(path.as_bytes())));
     let file = |path: &str| Entry { kind: EntryKind::File { size_bytes: 1 }, mode: 0o644, ..folder(path) };
-    let (tree_below, mut lines) = (FolderBelow::new(below.root.as_fd(), Default::default()), Lines::default());
+    let (tree_below, mut lines) =
+        (FolderBelow::new(below.root.as_fd(), Default::default()), Lines::default());
     let mut placer = Placer::new(&tree_below, Conflicts::Replace, &mut lines);
     for entry in [
         file("x/keep/new"),

@@ -224,7 +224,10 @@ fn take_stand_ins_for_devices_outside_contexts() {
     };
     let null = EntryKind::CharDevice(Device { major: 1, minor: 3 });
     assert_eq!(kinds(TreeKind::Image(Owners::Real)), [EntryKind::File { size_bytes: 2 }, null]);
-    assert_eq!(kinds(TreeKind::Context), [EntryKind::File { size_bytes: 2 }, EntryKind::File { size_bytes: 0 }]);
+    assert_eq!(
+        kinds(TreeKind::Context),
+        [EntryKind::File { size_bytes: 2 }, EntryKind::File { size_bytes: 0 }]
+    );
 }
 
 #[test]

@@ -28,7 +28,8 @@ use rustix::io::Errno;
 use crate::init::{INIT_ARGUMENT, MESSAGE_LIMIT_BYTES, Report};
 use crate::range::write_spec;
 use crate::{
-    Cancel, Error, Identities, MountSource, Network, Outcome, Process, RungName, Sandbox, Security, Status, Stdio, policy,
+    Cancel, Error, Identities, MountSource, Network, Outcome, Process, RungName, Sandbox, Security, Status,
+    Stdio, policy,
 };
 use cover::Covers;
 

@@ -67,7 +67,9 @@ impl Session {
         let [file, name, value, length, flags, _] = call.arguments;
         let mut text = vec![];
         if action != Action::List {
-            let Ok(()) = remote::read_string(call.thread, name, &mut text) else { return Ok(Reply::Continue) };
+            let Ok(()) = remote::read_string(call.thread, name, &mut text) else {
+                return Ok(Reply::Continue);
+            };
             if text.starts_with(PREFIX.as_bytes()) {
                 let refusal = if action == Action::Set { Errno::PERM } else { Errno::NODATA };
                 return Err(refusal);
@@ -108,6 +110,19 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Whether a file has a list that names others.
+    pub(super) fn has_list(&self, spot: &Spot, follow: bool) -> bool {
+        let (_, record) = LISTS[0];
+        let none: &mut [u8] = &mut [];
+        if follow {
+            rustix::fs::getxattr(spot.path(), record, none).is_ok()
+        } else {
+            rustix::fs::lgetxattr(spot.path(), record, none).is_ok()
+        }
+    }
+}
+
 struct Target {
     spot: Spot,
     follow: bool,
@@ -115,7 +130,12 @@ struct Target {
 
 impl Target {
     /// The names of the attributes but for ours.
-    fn names(&self, call: &Notification, (to, room): (u64, usize), names: &mut Vec<u8>) -> Result<Reply, Errno> {
+    fn names(
+        &self,
+        call: &Notification,
+        (to, room): (u64, usize),
+        names: &mut Vec<u8>,
+    ) -> Result<Reply, Errno> {
         names.resize(LONGEST, 0);
         let path = self.spot.path();
         let listed = if self.follow {

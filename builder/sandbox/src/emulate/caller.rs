@@ -13,6 +13,8 @@ use super::Session;
 pub(super) struct Spot {
     /// From the working folder of this thread, `/proc` of the worker, or from the caller's root folder.
     path: Vec<u8>,
+    /// How much of it only leads to where the caller's path starts.
+    start: usize,
     /// Whether the path is a descriptor's, or a working folder's, in /proc: a link, which leads to the very file.
     pub(super) is_open: bool,
 }
@@ -30,7 +32,7 @@ impl Spot {
 
     /// A file made beside, and so on: any path that starts where this one does.
     pub(super) fn other(&self, path: &[u8]) -> Spot {
-        Spot { path: [path, b"\0"].concat(), is_open: false }
+        Spot { path: [path, b"\0"].concat(), start: self.start.min(path.len()), is_open: false }
     }
 
     /// The folder that it is in and its name there; `None` where that cannot be told from the path.
@@ -44,6 +46,15 @@ impl Spot {
         is_plain.then(|| (self.other(&[folder, b"."].concat()), name))
     }
 
+    /// The folders that the path names on the way to the file.
+    pub(super) fn folders(&self) -> impl Iterator<Item = Spot> + '_ {
+        let path = self.bytes();
+        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+        let slashes =
+            (self.start..end).filter(move |at| path[*at] == b'/' && (*at == 0 || path[*at - 1] != b'/'));
+        slashes.map(|at| self.other(&path[..at.max(1)]))
+    }
+
     /// The path with another name for the file.
     pub(super) fn beside(&self, name: &[u8]) -> Option<Spot> {
         let (folder, _) = self.split()?;
@@ -53,6 +64,20 @@ impl Spot {
     /// Whether it lies in /proc, by the looks of it: what that shows depends on who asks.
     pub(super) fn is_in_proc(&self) -> bool {
         self.path.starts_with(b"/proc/") || self.path.starts_with(b"//")
+    }
+
+    /// Where it is where the caller's process lies in /proc, if it is in that.
+    pub(super) fn in_own_process(&self, thread: u32) -> Option<Spot> {
+        let rest = [&b"/proc/self"[..], b"/proc/thread-self"]
+            .iter()
+            .find_map(|own| self.bytes().strip_prefix(*own))?;
+        (rest.is_empty() || rest.starts_with(b"/"))
+            .then(|| self.other(&[thread.to_string().as_bytes(), rest].concat()))
+    }
+
+    /// Whether it is what /proc says of the caller's own state.
+    pub(super) fn is_own_status(&self) -> bool {
+        [&b"/proc/self/status"[..], b"/proc/thread-self/status"].contains(&self.bytes())
     }
 
     /// Where the file is that is open, by its own name.
@@ -91,6 +116,7 @@ impl Session {
                 number => write!(path, "{thread}/fd/{number}"),
             };
         }
+        let start = path.len();
         if !text.is_empty() && path.is_empty() {
             path.extend_from_slice(text);
         } else if !text.is_empty() && !text.starts_with(b"/") {
@@ -98,12 +124,13 @@ impl Session {
             path.extend_from_slice(text);
         }
         path.push(0);
-        Ok(Spot { path, is_open })
+        Ok(Spot { path, start, is_open })
     }
 
     /// A descriptor of the caller.
     pub(super) fn open_spot(&self, thread: u32, number: u64) -> Spot {
-        Spot { path: format!("{thread}/fd/{}\0", number as i32).into_bytes(), is_open: true }
+        let path = format!("{thread}/fd/{}\0", number as i32).into_bytes();
+        Spot { start: path.len() - 1, path, is_open: true }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Which system calls are answered here, and the rules of the filter that sends them.
 
 use lithify_linux::seccomp::{Action, Rule, When};
-use rustix::fs::OFlags;
 
 use super::Identities;
 
@@ -26,6 +25,8 @@ pub(crate) enum Subject {
     Mode,
     /// rename(2) and its like.
     Name,
+    /// What the kernel does alone for whoever may.
+    Permission,
     /// chroot(2).
     Root,
 }
@@ -36,25 +37,19 @@ impl Subject {
     }
 }
 
-const S_ISGID: u32 = 0o2000;
-/// What makes openat(2) make a file. O_TMPFILE also has the bit of O_DIRECTORY.
-const MAKES: u32 = OFlags::CREATE.bits() | (OFlags::TMPFILE.bits() & !OFlags::DIRECTORY.bits());
-
 /// Calls, when they are of interest, and what they are about.
 type Calls = &'static [(i64, Interest, Subject)];
 
 #[derive(Clone, Copy)]
 enum Interest {
     Always,
-    /// When this argument has one of these bits.
-    Bits(u8, u32),
     /// When this argument is one of these.
     Values(u8, &'static [u32]),
     /// When the kind of file in this argument is one of these.
     Kinds(u8, &'static [u32]),
 }
 
-use Interest::{Always, Bits, Kinds, Values};
+use Interest::{Always, Kinds, Values};
 
 const DEVICES: &[u32] = &[libc::S_IFCHR, libc::S_IFBLK];
 const NODES: &[u32] = &[libc::S_IFCHR, libc::S_IFBLK, libc::S_IFIFO, libc::S_IFSOCK];
@@ -124,16 +119,24 @@ const OTHERS: Calls = &[
     (libc::SYS_getrlimit, Values(0, LIMIT), Subject::Identity),
     (libc::SYS_setrlimit, Values(0, LIMIT), Subject::Identity),
     (libc::SYS_readlinkat, Always, Subject::Link),
-    (libc::SYS_openat, Bits(2, MAKES), Subject::Create),
+    (libc::SYS_openat, Always, Subject::Create),
     (libc::SYS_openat2, Always, Subject::Create),
     (libc::SYS_mkdirat, Always, Subject::Create),
     (libc::SYS_symlinkat, Always, Subject::Create),
     (libc::SYS_mknodat, Kinds(2, NODES), Subject::Create),
     (libc::SYS_renameat, Always, Subject::Name),
     (libc::SYS_renameat2, Always, Subject::Name),
-    (libc::SYS_fchmod, Bits(1, S_ISGID), Subject::Mode),
-    (libc::SYS_fchmodat, Bits(2, S_ISGID), Subject::Mode),
-    (libc::SYS_fchmodat2, Bits(2, S_ISGID), Subject::Mode),
+    (libc::SYS_fchmod, Always, Subject::Mode),
+    (libc::SYS_fchmodat, Always, Subject::Mode),
+    (libc::SYS_fchmodat2, Always, Subject::Mode),
+    (libc::SYS_unlinkat, Always, Subject::Permission),
+    (libc::SYS_linkat, Always, Subject::Permission),
+    (libc::SYS_faccessat, Always, Subject::Permission),
+    (libc::SYS_faccessat2, Always, Subject::Permission),
+    (libc::SYS_truncate, Always, Subject::Permission),
+    (libc::SYS_chdir, Always, Subject::Permission),
+    (libc::SYS_fchdir, Always, Subject::Permission),
+    (libc::SYS_utimensat, Always, Subject::Permission),
     (libc::SYS_setxattr, Always, Subject::Attribute),
     (libc::SYS_lsetxattr, Always, Subject::Attribute),
     (libc::SYS_fsetxattr, Always, Subject::Attribute),
@@ -155,13 +158,17 @@ const OTHERS: Calls = &[
 #[cfg(target_arch = "x86_64")]
 const OTHERS_HERE: Calls = &[
     (libc::SYS_readlink, Always, Subject::Link),
-    (libc::SYS_open, Bits(1, MAKES), Subject::Create),
+    (libc::SYS_open, Always, Subject::Create),
     (libc::SYS_creat, Always, Subject::Create),
     (libc::SYS_mkdir, Always, Subject::Create),
     (libc::SYS_rename, Always, Subject::Name),
     (libc::SYS_symlink, Always, Subject::Create),
     (libc::SYS_mknod, Kinds(1, NODES), Subject::Create),
-    (libc::SYS_chmod, Bits(1, S_ISGID), Subject::Mode),
+    (libc::SYS_chmod, Always, Subject::Mode),
+    (libc::SYS_unlink, Always, Subject::Permission),
+    (libc::SYS_rmdir, Always, Subject::Permission),
+    (libc::SYS_link, Always, Subject::Permission),
+    (libc::SYS_access, Always, Subject::Permission),
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const OTHERS_HERE: Calls = &[];
@@ -190,7 +197,6 @@ impl Interest {
     fn when(self) -> When {
         match self {
             Always => When::Always,
-            Bits(argument, bits) => When::AnyBit(argument, bits),
             Values(argument, values) => When::OneOf(argument, u32::MAX, values.to_vec()),
             Kinds(argument, kinds) => When::OneOf(argument, libc::S_IFMT, kinds.to_vec()),
         }

@@ -57,6 +57,14 @@ enum What {
 }
 
 impl Request {
+    /// Whether something may be made: some files are only opened.
+    fn makes(&self) -> bool {
+        match self.what {
+            What::File(flags) => flags.contains(OFlags::CREATE) || flags.contains(OFlags::TMPFILE),
+            _ => true,
+        }
+    }
+
     fn of(call: &Notification) -> Result<Option<Request>, Errno> {
         let [a, b, c, d, ..] = call.arguments;
         let here = libc::AT_FDCWD as u64;
@@ -88,33 +96,43 @@ impl Request {
     }
 }
 
-/// Flags and mode of a `struct open_how`, where a file may be made and the path is an ordinary one.
+/// Flags and mode of a `struct open_how`, where the path is an ordinary one.
 fn open_how(thread: u32, address: u64, length: u64) -> Result<Option<(u64, u64)>, Errno> {
     let mut how = [0; 24];
     if length < 24 || remote::read(thread, address, &mut how)? < 24 {
         return Ok(None);
     }
-    let [flags, mode, resolve] = std::array::from_fn(|at| {
-        u64::from_ne_bytes(std::array::from_fn(|byte| how[at * 8 + byte]))
-    });
-    Ok((makes(OFlags::from_bits_retain(flags as u32)) && resolve == 0).then_some((flags, mode)))
-}
-
-fn makes(flags: OFlags) -> bool {
-    flags.contains(OFlags::CREATE) || flags.contains(OFlags::TMPFILE)
+    let [flags, mode, resolve] =
+        std::array::from_fn(|at| u64::from_ne_bytes(std::array::from_fn(|byte| how[at * 8 + byte])));
+    Ok((resolve == 0).then_some((flags, mode)))
 }
 
 impl Session {
     pub(super) fn create(&mut self, call: &Notification) -> Result<Reply, Errno> {
         let Some(request) = Request::of(call)? else { return Ok(Reply::Continue) };
         let kind = FileType::from_raw_mode(request.mode);
-        if let (What::Node(device), FileType::CharacterDevice | FileType::BlockDevice) = (request.what, kind) {
+        if let (What::Node(device), FileType::CharacterDevice | FileType::BlockDevice) = (request.what, kind)
+        {
             let spot = self.spot(call.thread, request.directory, request.path, false)?;
             return self.make_device(call, &spot, request.mode, device);
+        }
+        let who = self.limited(call.thread)?;
+        if who.is_none() && !request.makes() {
+            return Ok(Reply::Continue);
         }
         let Ok(spot) = self.spot(call.thread, request.directory, request.path, false) else {
             return Ok(Reply::Continue);
         };
+        if let Some(who) = who {
+            match request.what {
+                What::File(flags) if spot.is_own_status() => return self.open_status(call, flags, &who),
+                What::File(flags) => self.check_open(&who, &spot, flags)?,
+                _ => self.check_change(&who, &spot)?,
+            }
+        }
+        if !request.makes() {
+            return Ok(Reply::Continue);
+        }
         let Some(owner) = self.new_owner(call.thread, &spot, &request)? else { return Ok(Reply::Continue) };
         match request.what {
             What::File(flags) => self.make_file(call, &spot, flags, request.mode, owner),
@@ -183,12 +201,8 @@ impl Session {
             Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => return Ok(Reply::Continue),
             Err(errno) => return Err(errno),
         };
-        let set = rustix::fs::fsetxattr(
-            &file,
-            owner::ATTRIBUTE,
-            owner.to_value().as_bytes(),
-            XattrFlags::empty(),
-        );
+        let set =
+            rustix::fs::fsetxattr(&file, owner::ATTRIBUTE, owner.to_value().as_bytes(), XattrFlags::empty());
         match set {
             Ok(()) | Err(Errno::NOTSUP) => {}
             Err(errno) => return Err(errno),

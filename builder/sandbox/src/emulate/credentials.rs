@@ -244,6 +244,11 @@ impl Table {
         Table { known: vec![first.clone()], numbers: HashMap::from([(first, 0)]) }
     }
 
+    /// Whether somebody is, or was, another than root with all its rights.
+    pub(crate) fn has_others(&self) -> bool {
+        self.known.len() > 1 || self.known[0].users.real != 0
+    }
+
     pub(crate) fn get(&self, mark: Option<u64>) -> &Credentials {
         let at = mark.and_then(|mark| usize::try_from(mark).ok()).unwrap_or(0);
         self.known.get(at).unwrap_or(&self.known[0])

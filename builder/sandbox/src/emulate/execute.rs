@@ -6,6 +6,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::caller::Spot;
+use super::permission::SEARCH;
 use super::{Reply, Session, files};
 
 const SET_USER: u32 = 0o4000;
@@ -26,6 +27,9 @@ impl Session {
         let Ok(spot) = self.spot(call.thread, directory, path, may_be_empty) else {
             return Ok(Reply::Continue);
         };
+        if let Some(who) = self.limited(call.thread)? {
+            self.check(&who, &spot, true, SEARCH)?;
+        }
         let Ok(stat) = Stat::of(spot.path(), true) else { return Ok(Reply::Continue) };
         let executes = rustix::fs::accessat(CWD, spot.path(), Access::EXEC_OK, AtFlags::EACCESS);
         if FileType::from_raw_mode(stat.mode()) != FileType::RegularFile || executes.is_err() {

@@ -13,6 +13,8 @@ use super::{Identities, Reply, Session};
 
 /// The longest value of an attribute of ours.
 const LONGEST: usize = 64;
+/// Who executes the file takes on its group.
+const SET_GROUP: u32 = 0o2000;
 /// "Leave it as it is", in chown(2).
 const SAME: u32 = u32::MAX;
 
@@ -30,13 +32,8 @@ impl Question {
     fn of(call: &Notification) -> Question {
         let [a, b, c, d, e, _] = call.arguments;
         let here = libc::AT_FDCWD as u64;
-        let question = |directory, path, answer_at, flags| Question {
-            directory,
-            path,
-            answer_at,
-            flags,
-            mask: None,
-        };
+        let question =
+            |directory, path, answer_at, flags| Question { directory, path, answer_at, flags, mask: None };
         match call.call {
             libc::SYS_statx => Question { mask: Some(d as u32), ..question(a, b, e, c as i32) },
             libc::SYS_fstat => question(a, 0, b, libc::AT_EMPTY_PATH),
@@ -58,10 +55,21 @@ impl Session {
             return Ok(Reply::Continue);
         };
         let follow = spot.is_open || question.flags & libc::AT_SYMLINK_NOFOLLOW == 0;
-        if spot.is_in_proc() || (spot.is_open && !may_be_empty && !follow) {
+        if spot.is_open && !may_be_empty && !follow {
             return Ok(Reply::Continue);
         }
-        let Some(disguise) = self.disguise(&spot, follow) else { return Ok(Reply::Continue) };
+        let (spot, disguise) = match self.own_process(call.thread, &spot)? {
+            Some((spot, disguise)) => (spot, Some(disguise)),
+            None if spot.is_in_proc() => return Ok(Reply::Continue),
+            None => {
+                if let Some(who) = self.limited(call.thread)? {
+                    self.check_way(&who, &spot)?;
+                }
+                let disguise = self.disguise(&spot, follow);
+                (spot, disguise)
+            }
+        };
+        let Some(disguise) = disguise else { return Ok(Reply::Continue) };
         let (path, link) = (spot.path(), if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW });
         if let Some(mask) = question.mask {
             let kept = libc::AT_STATX_SYNC_TYPE | libc::AT_NO_AUTOMOUNT;
@@ -78,8 +86,19 @@ impl Session {
         Ok(Reply::Value(0))
     }
 
+    /// Files that are about the caller in /proc belong to whoever it is.
+    fn own_process(&self, thread: u32, spot: &Spot) -> Result<Option<(Spot, Disguise)>, Errno> {
+        if self.identities == Identities::Real || !self.table.has_others() {
+            return Ok(None);
+        }
+        let Some(spot) = spot.in_own_process(thread) else { return Ok(None) };
+        let who = self.who(thread)?;
+        let (uid, gid) = (who.users.effective, who.groups.effective);
+        Ok(Some((spot, Disguise { uid, gid, ..Disguise::default() })))
+    }
+
     /// What is recorded of a file; `None` where nothing is.
-    fn disguise(&self, spot: &Spot, follow: bool) -> Option<Disguise> {
+    pub(super) fn disguise(&self, spot: &Spot, follow: bool) -> Option<Disguise> {
         if self.identities == Identities::Real {
             let device = self.node(spot, follow)?;
             let stat = Stat::of(spot.path(), follow).ok()?;
@@ -93,14 +112,21 @@ impl Session {
         if !follow && let Ok(text) = rustix::fs::readlink(spot.path(), vec![]) {
             let (owner, target) = owner::read_link_text(text.to_bytes());
             let size_bytes = Some(target.len() as u64);
-            return (!owner.is_default())
-                .then_some(Disguise { uid: owner.uid, gid: owner.gid, size_bytes, device: None });
+            return (!owner.is_default()).then_some(Disguise {
+                uid: owner.uid,
+                gid: owner.gid,
+                size_bytes,
+                device: None,
+            });
         }
-        if !self.pipes {
+        // The output is a pipe without a name that the first user may open.
+        let may_be_output = spot.is_open && self.first_user != 0;
+        if !(self.pipes || may_be_output) {
             return None;
         }
         let stat = Stat::of(spot.path(), follow).ok()?;
         let owner = match FileType::from_raw_mode(stat.mode()) {
+            FileType::Fifo if spot.is_open && spot.resolve().is_err() => Owner::new(self.first_user, 0),
             FileType::Fifo | FileType::Socket => pipe_owner(spot)?,
             _ => return None,
         };
@@ -120,14 +146,14 @@ impl Session {
 
     pub(super) fn read_link(&mut self, call: &Notification) -> Result<Reply, Errno> {
         let [a, b, c, d, ..] = call.arguments;
-        let (directory, path, buffer, length) = if call.call == libc::SYS_readlinkat {
-            (a, b, c, d)
-        } else {
-            (libc::AT_FDCWD as u64, a, b, c)
-        };
+        let (directory, path, buffer, length) =
+            if call.call == libc::SYS_readlinkat { (a, b, c, d) } else { (libc::AT_FDCWD as u64, a, b, c) };
         let Ok(spot) = self.spot(call.thread, directory, path, true) else { return Ok(Reply::Continue) };
         if spot.is_in_proc() {
             return Ok(Reply::Continue);
+        }
+        if let Some(who) = self.limited(call.thread)? {
+            self.check_way(&who, &spot)?;
         }
         // Of an open link (O_PATH), what /proc has is the way to it.
         let spot = if spot.is_open { spot.resolve()? } else { spot };
@@ -170,9 +196,9 @@ impl Session {
         let wanted = |id: u32, now: u32| if id == SAME { now } else { id };
         let new = Owner::new(wanted(uid, now.uid), wanted(gid, now.gid));
         let who = self.who(thread)?;
-        let is_own = who.users.file == now.uid && (new.uid, uid != SAME) == (now.uid, uid != SAME);
         let keeps_group = new.gid == now.gid || who.is_in(new.gid);
-        if !who.may(Capabilities::CHOWN) && !(is_own && keeps_group) {
+        let is_own = who.users.file == now.uid && new.uid == now.uid && keeps_group;
+        if !(is_own || who.may(Capabilities::CHOWN)) {
             return Err(Errno::PERM);
         }
         // Does what the kernel does beside: takes bits and capabilities off, and notes the time.
@@ -181,7 +207,8 @@ impl Session {
         let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
         match rustix::fs::chownat(CWD, spot.path(), uid, gid, flags) {
             // A pipe or a device of somebody outside.
-            Err(Errno::PERM | Errno::INVAL) if !matches!(kind, FileType::RegularFile | FileType::Directory) => {}
+            Err(Errno::PERM | Errno::INVAL)
+                if !matches!(kind, FileType::RegularFile | FileType::Directory) => {}
             other => other?,
         }
         match kind {
@@ -198,7 +225,8 @@ impl Session {
 
     /// A pipe takes its owner along, whom the folder that it was in knows.
     pub(super) fn rename(&mut self, call: &Notification) -> Result<Reply, Errno> {
-        if !self.pipes {
+        let who = self.limited(call.thread)?;
+        if !self.pipes && who.is_none() {
             return Ok(Reply::Continue);
         }
         let [a, b, c, d, e, _] = call.arguments;
@@ -213,6 +241,13 @@ impl Session {
         else {
             return Ok(Reply::Continue);
         };
+        if let Some(who) = who {
+            self.check_change(&who, &from)?;
+            self.check_change(&who, &to)?;
+        }
+        if !self.pipes {
+            return Ok(Reply::Continue);
+        }
         let kind = Stat::of(from.path(), false).map(|stat| FileType::from_raw_mode(stat.mode()));
         let is_pipe = matches!(kind, Ok(FileType::Fifo | FileType::Socket));
         let (true, Some(owner)) = (is_pipe, pipe_owner(&from)) else { return Ok(Reply::Continue) };
@@ -225,8 +260,9 @@ impl Session {
 
     /// Takes the set-group-id bit off where the kernel would: of a file whose group the caller is not in.
     pub(super) fn change_mode(&mut self, call: &Notification) -> Result<Reply, Errno> {
-        if self.who(call.thread)?.may(Capabilities::FSETID) {
-            return Ok(Reply::Continue);
+        let refusal = self.permission(call)?;
+        if !self.table.has_others() || self.who(call.thread)?.may(Capabilities::FSETID) {
+            return Ok(refusal);
         }
         let [a, b, c, d, ..] = call.arguments;
         let (directory, path, mode, flags) = match call.call {
@@ -239,7 +275,7 @@ impl Session {
         else {
             return Ok(Reply::Continue);
         };
-        if flags & libc::AT_SYMLINK_NOFOLLOW as u64 != 0 {
+        if mode as u32 & SET_GROUP == 0 || flags & libc::AT_SYMLINK_NOFOLLOW as u64 != 0 {
             return Ok(Reply::Continue);
         }
         let group = self.disguise(&spot, true).unwrap_or_default().gid;
@@ -349,9 +385,10 @@ fn rewrite_link(spot: &Spot, new: Owner) -> Result<(), Errno> {
     };
     let (times, folder_times) = (times(&resolved)?, times(&folder)?);
     rustix::fs::symlink(owner::link_text(target, new), beside.path())?;
-    let replaced = rustix::fs::utimensat(CWD, beside.path(), &times, AtFlags::SYMLINK_NOFOLLOW).and_then(|()| {
-        rustix::fs::renameat_with(CWD, beside.path(), CWD, resolved.path(), RenameFlags::empty())
-    });
+    let replaced =
+        rustix::fs::utimensat(CWD, beside.path(), &times, AtFlags::SYMLINK_NOFOLLOW).and_then(|()| {
+            rustix::fs::renameat_with(CWD, beside.path(), CWD, resolved.path(), RenameFlags::empty())
+        });
     if let Err(error) = replaced {
         rustix::fs::unlink(beside.path())?;
         return Err(error);

@@ -83,7 +83,8 @@ fn read_groups(call: &Notification) -> Result<Vec<u32>, Errno> {
     if count > 0 && remote::read(call.thread, call.arguments[1], &mut bytes)? < bytes.len() {
         return Err(Errno::FAULT);
     }
-    let groups = bytes.chunks_exact(4).map(|bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let groups =
+        bytes.chunks_exact(4).map(|bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
     Ok(groups.collect())
 }
 

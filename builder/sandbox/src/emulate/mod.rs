@@ -11,14 +11,16 @@
 //! program that changes a path while it is looked at deceives itself.
 
 mod attributes;
-pub(crate) mod calls;
 mod caller;
+pub(crate) mod calls;
 mod create;
 pub(crate) mod credentials;
 mod execute;
 mod files;
 mod identity;
+mod permission;
 mod probe;
+mod status;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use lithify_linux::capability::Capabilities;
 use lithify_linux::seccomp::{Answer, Listener, Notification};
 use lithify_linux::{remote, thread};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -36,8 +39,8 @@ use rustix::process::Pid;
 use crate::{Process, Security, policy};
 use calls::Subject;
 pub use create::NODE_ATTRIBUTE;
-pub(crate) use probe::{PROBE, probe, probe_main};
 use credentials::{Credentials, Table};
+pub(crate) use probe::{PROBE, probe, probe_main};
 
 /// Who processes in a sandbox are, and whom their files belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -79,7 +82,7 @@ impl Supervisor {
         let nodes = Arc::new(AtomicUsize::new(0));
         let bounding = match process.security {
             Security::Sandbox => policy::CAPABILITIES,
-            Security::Insecure => lithify_linux::capability::Capabilities::all(),
+            Security::Insecure => Capabilities::all(),
         };
         let who = Credentials::new(process.uid, process.gid, &process.groups, bounding);
         let proc = open_folder("/proc")?;
@@ -96,6 +99,7 @@ impl Supervisor {
             nodes: nodes.clone(),
             path: vec![],
             value: vec![],
+            first_user: process.uid,
         };
         let thread = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
             let mut session = session;
@@ -146,6 +150,8 @@ struct Session {
     /// The path of the present call, used again and again.
     path: Vec<u8>,
     value: Vec<u8>,
+    /// Who the step's first process is.
+    first_user: u32,
 }
 
 impl Session {
@@ -209,7 +215,11 @@ impl Session {
             Subject::Identity => self.identity(call),
             Subject::Mode => self.change_mode(call),
             Subject::Name => self.rename(call),
+            Subject::Permission => self.permission(call),
             Subject::Root => {
+                if !self.who(call.thread)?.may(Capabilities::SYS_CHROOT) {
+                    return Err(Errno::PERM);
+                }
                 self.roots_differ = true;
                 Ok(Reply::Continue)
             }

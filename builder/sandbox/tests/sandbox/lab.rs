@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use lithify_linux::{mount, process, socket, tree};
 use lithify_sandbox::{
-    Cancel, IdMap, Identities, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Place, Process, Range, Sandbox, Status,
-    Stdio, WorkerProcess, probe_range, spawn_worker,
+    Cancel, IdMap, Identities, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Place, Process, Range,
+    Sandbox, Status, Stdio, WorkerProcess, probe_range, spawn_worker,
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
