@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Build(Box<Build>),
     /// Look for problems in a Dockerfile without building it
     Check(Box<Check>),
+    /// Say why steps of a build did not come from the cache: which file, variable or line differs
+    Why(Why),
     /// List the images of the store
     Images,
     /// Show what takes space in the store
@@ -55,6 +57,31 @@ pub(crate) struct Doctor {
     /// What steps would run in
     #[arg(long, value_name = "HOW", env = "LITHIFY_SANDBOX")]
     pub(crate) sandbox: Option<Sandbox>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// A step: its number, as progress shows it, or a part of its line [default: all that were not cached]
+    #[arg(value_name = "STEP")]
+    pub(crate) step: Option<String>,
+    /// The build that is asked about [default: the last]
+    #[arg(long, value_name = "BUILD")]
+    pub(crate) build: Option<u64>,
+    /// Another build to compare it with [default: for each step the most similar earlier run]
+    #[arg(long, value_name = "BUILD")]
+    pub(crate) against: Option<u64>,
+    /// List the builds that the store remembers
+    #[arg(long, conflicts_with_all = ["step", "build", "against"])]
+    pub(crate) list: bool,
+    /// How it is shown
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: WhyFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WhyFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +148,10 @@ pub(crate) struct Build {
     /// The time that files, configuration and history have in the image, or preserve for real ones [default: SOURCE_DATE_EPOCH, else 0]
     #[arg(long, value_name = "SECONDS|preserve", env = "LITHIFY_TIMESTAMP")]
     pub(crate) timestamp: Option<String>,
+    /// Help RUN to make the same files at any time: set SOURCE_DATE_EPOCH, and take logs, caches, machine ids and dates of passwords out of
+    /// its layers (README.md lists them)
+    #[arg(long, env = "LITHIFY_REPRODUCIBLE", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(crate) reproducible: bool,
     /// Push the image to its registry: short for --output type=registry
     #[arg(long)]
     pub(crate) push: bool,
@@ -130,6 +161,18 @@ pub(crate) struct Build {
     /// Take nothing from the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
+    /// A cache of another machine to take from, several times: type=registry,ref=REF | type=local,src=DIR |
+    /// type=s3,bucket=B,region=R; REF alone is type=registry; mounts=ID takes a cache mount as well
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_from: Vec<String>,
+    /// Where the cache is written for other machines, several times: type=registry,ref=REF | type=local,dest=DIR |
+    /// type=s3,bucket=B,region=R | type=inline; with mode=min (the image's own steps) or mode=max (all); mounts=ID
+    /// writes a cache mount as well
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_to: Vec<String>,
+    /// Touch no network: what the store lacks is an error, and RUN has loopback only
+    #[arg(long, env = "LITHIFY_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
     /// When to ask the registry for base images
     #[arg(long, value_name = "WHEN", env = "LITHIFY_PULL", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     pub(crate) pull: Option<Pull>,

@@ -20,6 +20,18 @@ pub(crate) struct Config {
     pub(crate) snapshotter: Option<Snapshotter>,
     /// `--sandbox`
     pub(crate) sandbox: Option<Sandbox>,
+    /// `--reproducible`
+    #[serde(default)]
+    pub(crate) reproducible: bool,
+    /// `--cache-from`
+    #[serde(default)]
+    pub(crate) cache_from: Vec<String>,
+    /// `--cache-to`
+    #[serde(default)]
+    pub(crate) cache_to: Vec<String>,
+    /// `--offline`
+    #[serde(default)]
+    pub(crate) offline: bool,
     /// `--jobs`
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
     /// By host name.
@@ -28,7 +40,7 @@ pub(crate) struct Config {
 }
 
 /// `[registry."docker.io"]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Registry {
     /// Asked first, in order: hosts, or URLs where plain http or a path is wanted.

@@ -19,6 +19,20 @@ pub(crate) fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Pro
     Problem::new(exit::USAGE, format_args!("{flag} {value}: {why}"))
 }
 
+/// The fields of a spec: separated by commas; one in double quotes may hold commas itself.
+pub(crate) fn split_commas(spec: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    for c in spec.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            c => fields.last_mut().expect("there is always one").push(c),
+        }
+    }
+    fields
+}
+
 /// The named contexts.
 pub(crate) fn named_contexts(arguments: &[String]) -> Result<BTreeMap<String, Source>, Problem> {
     arguments.iter().map(|argument| contexts::parse_named(argument)).collect()

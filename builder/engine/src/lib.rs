@@ -11,6 +11,7 @@ mod chain;
 mod encode;
 mod error;
 mod event;
+mod log;
 mod operations;
 mod resources;
 mod schedule;

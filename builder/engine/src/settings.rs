@@ -34,6 +34,10 @@ pub struct Settings {
     pub ssh: BTreeMap<String, std::path::PathBuf>,
     /// `--ca-certificates`: a bundle in PEM, which takes the place of the image's own. It enters no key.
     pub ca_certificates: Option<Vec<u8>>,
+    /// `--reproducible`: what SOURCE_DATE_EPOCH is where the Dockerfile does not say, in seconds since 1970.
+    pub reproducible: Option<i64>,
+    /// `--cache-to type=inline`: whether the image says which keys its layers answer.
+    pub inline_cache: bool,
     /// `--allow security.insecure`
     pub allow_insecure: bool,
 }
@@ -53,6 +57,8 @@ impl Default for Settings {
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             ca_certificates: None,
+            reproducible: None,
+            inline_cache: false,
             allow_insecure: false,
         }
     }

@@ -15,6 +15,8 @@ pub const NODE_ATTRIBUTE: &str = "user.lithify.node";
 
 /// The one attribute that goes into layers, as with BuildKit.
 pub(crate) const CAPABILITY: &str = "security.capability";
+const CAPABILITY_NAME: &CStr = c"security.capability";
+const NODE_NAME: &CStr = c"user.lithify.node";
 
 /// A kind of file, without what belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -65,10 +67,9 @@ pub(crate) fn extra(
             return Ok(Some(extra));
         }
         FileType::RegularFile => {
-            extra.capability =
-                files::attribute(directory, name.to_bytes(), CAPABILITY.as_bytes())?.map(without_root_id);
+            extra.capability = files::attribute(directory, name, CAPABILITY_NAME)?.map(without_root_id);
             if tree != TreeKind::Context && metadata.size_bytes == 0 {
-                let value = files::attribute(directory, name.to_bytes(), NODE_ATTRIBUTE.as_bytes())?;
+                let value = files::attribute(directory, name, NODE_NAME)?;
                 extra.stand_in = value.and_then(|value| parse_node(&value));
             }
         }

@@ -13,6 +13,7 @@ pub mod signals;
 pub mod socket;
 pub mod thread;
 pub mod tree;
+pub mod xattr;
 
 #[cfg(test)]
 mod tests;

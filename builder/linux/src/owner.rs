@@ -9,6 +9,7 @@
 //!
 //! What has no record belongs to root.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +23,7 @@ use crate::tree::{self, Metadata};
 pub const PREFIX: &str = "user.lithify.";
 /// The attribute of a regular file or folder that belongs to another than root.
 pub const ATTRIBUTE: &str = "user.lithify.owner";
+const ATTRIBUTE_NAME: &CStr = c"user.lithify.owner";
 
 /// What is recorded of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,7 +141,7 @@ impl Owners {
         }
         let owner = match metadata.kind {
             FileType::RegularFile | FileType::Directory => {
-                let value = tree::attribute(directory, name, ATTRIBUTE.as_bytes())?;
+                let value = tree::attribute(directory, &CString::new(name)?, ATTRIBUTE_NAME)?;
                 value.and_then(|value| Owner::parse(&value))
             }
             FileType::Symlink => {
@@ -149,7 +151,7 @@ impl Owners {
             // Of an open one, the folder is not known.
             _ if name.is_empty() => None,
             _ => {
-                let value = tree::attribute(directory, b"", &attribute_for(name))?;
+                let value = tree::attribute(directory, c"", &CString::new(attribute_for(name))?)?;
                 value.and_then(|value| Owner::parse(&value))
             }
         };

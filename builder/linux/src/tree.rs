@@ -239,36 +239,51 @@ pub fn xattrs(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// it is not there, is not for this process to read, or the file system has none.
 ///
 /// # Errors
-/// What `lgetxattr` says.
-pub fn attribute(directory: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -> io::Result<Option<Vec<u8>>> {
+/// What the kernel says.
+pub fn attribute(directory: BorrowedFd<'_>, name: &CStr, attribute: &CStr) -> io::Result<Option<Vec<u8>>> {
     let mut value = [0; 256];
-    let attribute = OsStr::from_bytes(attribute);
-    // One system call instead of three: the descriptor's own name in /proc stands for the folder.
-    let mut path = format!("/proc/self/fd/{}", directory.as_raw_fd()).into_bytes();
-    let read = if name.is_empty() {
-        rustix::fs::getxattr(path, attribute, &mut value)
+    let length = if name.is_empty() {
+        rustix::fs::getxattr(format!("/proc/self/fd/{}", directory.as_raw_fd()), attribute, &mut value)
     } else {
-        path.push(b'/');
-        path.extend_from_slice(name);
-        rustix::fs::lgetxattr(path, attribute, &mut value)
+        match crate::xattr::get(directory, name, attribute, &mut value) {
+            Ok(length) => Ok(length),
+            Err(error) => match Errno::from_io_error(&error) {
+                // A filter of system calls may say EPERM to one that it does not know.
+                Some(Errno::NOSYS | Errno::PERM) | None => {
+                    attribute_by_path(directory, name, attribute, &mut value)
+                }
+                Some(errno) => Err(errno),
+            },
+        }
     };
-    let read = match read {
+    match length {
+        Ok(length) => Ok(Some(value[..length].to_vec())),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::RANGE) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The attribute on kernels that cannot be asked for it by descriptor and name.
+fn attribute_by_path(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    attribute: &CStr,
+    value: &mut [u8],
+) -> rustix::io::Result<usize> {
+    // One system call instead of three: the descriptor's own name in /proc stands for the folder.
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    match rustix::fs::lgetxattr(path, attribute, &mut *value) {
         // Without /proc the file must be opened.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let name = if name.is_empty() { b"." } else { name };
             match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-                Ok(file) => rustix::fs::fgetxattr(file, attribute, &mut value),
-                Err(Errno::ACCESS) => return Ok(None),
+                Ok(file) => rustix::fs::fgetxattr(file, attribute, value),
+                Err(Errno::ACCESS) => Err(Errno::NODATA),
                 Err(error) => Err(error),
             }
         }
         other => other,
-    };
-    match read {
-        Ok(length) => Ok(Some(value[..length].to_vec())),
-        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::RANGE) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -160,6 +160,10 @@ impl Snapshots for Overlay {
         })))
     }
 
+    fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error> {
+        self.store.rename(from, to)
+    }
+
     fn remove(&self, chain: ChainId) -> Result<(), Error> {
         self.store.remove(chain)
     }

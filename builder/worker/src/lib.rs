@@ -18,6 +18,7 @@ mod run;
 mod serve;
 
 pub use client::{Error, WORKER_COMMAND, Worker, unexpected};
+pub use lithify_files::noise::PROFILE as NOISE_PROFILE;
 pub use lithify_sandbox::Security;
 pub use protocol::{
     Chain, CopyRequest, FailureKind, MadeLayer, Request, Response, RunMount, RunMountKind, RunRequest,

@@ -34,6 +34,13 @@ pub enum Request {
         /// Which.
         chain: Chain,
     },
+    /// Gives a tree that was just made another name; one that has that name already stays. Does nothing where there is none.
+    Rename {
+        /// The name that it has.
+        from: Digest,
+        /// The name that it gets.
+        to: Digest,
+    },
     /// Unpacks a layer. Files: its blob; its catalogue where there is one.
     Apply {
         /// The tree below.
@@ -45,6 +52,8 @@ pub enum Request {
         /// The digest that the plain archive must have, where nobody has made sure of it: a base image may claim
         /// another one's, and the tree would be taken for that one's.
         claimed: Option<Digest>,
+        /// Whether the tree below is needed by nobody else, and may become the new one.
+        consume: bool,
     },
     /// Looks up the destination of a COPY.
     Inspect {
@@ -154,6 +163,8 @@ pub struct RunRequest {
     pub ulimits: Vec<(String, u64, u64)>,
     /// Seconds after which the step is ended.
     pub timeout_seconds: Option<u64>,
+    /// `--reproducible`: noise is taken out of the tree afterwards; SOURCE_DATE_EPOCH as the process has it.
+    pub reproducible: Option<i64>,
     /// Whether the tree that it starts from is needed by no other step.
     pub consume: bool,
 }
@@ -267,6 +278,8 @@ pub struct MadeLayer {
     pub catalogue: Digest,
     /// The length of the catalogue.
     pub catalogue_size_bytes: u64,
+    /// Whether it holds compiled Python whose header says a time.
+    pub has_compiled: bool,
 }
 
 /// How a RUN ended.
@@ -300,4 +313,6 @@ pub enum FailureKind {
     Sandbox,
     /// Trees cannot be read or written.
     Storage,
+    /// A tree that was there has become another build's next one, or was pruned: to be made again.
+    Missing,
 }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use lithify_files::noise;
 use lithify_files::owner::{self, Identity};
 use lithify_linux::{socket, tree};
 use lithify_oci::TreePath;
@@ -28,6 +29,8 @@ pub(crate) fn run(
     let mut workspace = context.snapshots.workspace(&chain, reuse)?;
     let root = workspace.root_mount()?;
     let identity = identity(&root, &request.user)?;
+    let noise = request.reproducible.map(|epoch| Ok::<_, Failure>((epoch, noise::look(root.as_fd())?)));
+    let noise = noise.transpose()?;
     let mut mounts = Mounts::new(context, passed, generated(request, &context.mounting));
     mounts.lock_caches(&request.mounts)?;
     for mount in &request.mounts {
@@ -46,6 +49,9 @@ pub(crate) fn run(
         Status::Cancelled => return Ok(RunResult::Signaled(9)),
     }
     mounts.check_untouched()?;
+    if let Some((epoch_seconds, before)) = noise {
+        before.clean(workspace.root_mount()?.as_fd(), epoch_seconds)?;
+    }
     let leftovers: Vec<TreePath> =
         outcome.created_mountpoints.iter().map(|path| TreePath::cleaned(path)).collect();
     let made = files.write(|sink| workspace.diff(&leftovers, sink).map_err(Failure::from))?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use lithify_linux::owner::Owners;
 use lithify_linux::socket;
 use lithify_sandbox::{Chroot, Identities, Range, RungName, Sandbox};
-use lithify_snapshot::{ChainId, Overlay, Snapshots};
+use lithify_snapshot::{ChainId, MoveOrKeep, Overlay, Snapshots};
 
 use crate::client::{read_message, write_message};
 use crate::protocol::{Answer, Chain, Failure, Request, Response, Snapshotter};
@@ -114,12 +114,18 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
         context.get().ok_or_else(|| Failure::input("the worker was called before it was greeted"))?;
     match request {
         Request::Hello { .. } => unreachable!("it is answered above"),
+        Request::Rename { from, to } => {
+            context.snapshots.rename(ChainId::from(from), ChainId::from(to))?;
+            Ok(Response::Done)
+        }
         Request::Has { chain } => {
             let has = context.snapshots.has(&ids(&chain));
             has.map(Response::Has).map_err(|error| Failure::storage("cannot look for a file tree", &error))
         }
-        Request::Apply { parents, chain, catalogue, claimed } => {
-            crate::layers::apply(context, &parents, &chain, catalogue, claimed, call).map(|()| Response::Done)
+        Request::Apply { parents, chain, catalogue, claimed, consume } => {
+            let put = if consume { MoveOrKeep::Move } else { MoveOrKeep::Keep };
+            crate::layers::apply(context, (&parents, put), &chain, catalogue, claimed, call)
+                .map(|()| Response::Done)
         }
         Request::Inspect { chain, dest, is_directory, owner, folders } => {
             let (destination, owner) =

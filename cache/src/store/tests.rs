@@ -177,7 +177,8 @@ fn a_miss_is_explained_against_the_nearest_run() {
     let (_folder, store) = store();
     let explain = |parts: &[(&str, &str)]| {
         let parts = parts.iter().map(|(name, value)| Part::new(*name, value.as_bytes())).collect();
-        store.explain("step", &Explanation { step: "step".into(), parts }).unwrap()
+        let new = Explanation { step: "step".into(), parts };
+        Missed::explain(&key("new"), &new, &store.history("step").unwrap()).summary()
     };
     assert_eq!(explain(&[("env A", "1")]), None);
     keep(&store, "far", None, &[("env A", "1"), ("env B", "9"), ("env C", "9")]);

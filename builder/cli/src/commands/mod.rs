@@ -3,11 +3,13 @@
 mod build;
 mod call;
 mod check;
+mod deliver;
 mod dockerfile;
 mod doctor;
 mod files;
 mod remote;
 mod store;
+mod why;
 
 use crate::args::{Cli, Command};
 use crate::config::Config;
@@ -20,6 +22,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
     match cli.command {
         Command::Build(arguments) => call::run(&arguments, &config, root),
         Command::Check(arguments) => check::run(&arguments.dockerfile, arguments.format, &config, root),
+        Command::Why(arguments) => why::run(&arguments, &config, root),
         Command::Images => store::images(&config, root),
         Command::Du => store::usage(&config, root),
         Command::Prune(arguments) => store::prune(&arguments, &config, root),

@@ -12,7 +12,7 @@ use crate::inputs::{self, wrong};
 use crate::render::{self, say};
 use crate::sources::store_problem;
 
-fn open(config: &Config, root: Option<&Path>) -> Result<Store, Problem> {
+pub(super) fn open(config: &Config, root: Option<&Path>) -> Result<Store, Problem> {
     Store::open(&config.store_root(root)?).map_err(store_problem)
 }
 
@@ -90,7 +90,7 @@ pub(super) fn run(command: &StoreCommand, config: &Config, root: Option<&Path>) 
     Err(Problem::new(exit::STORE, message))
 }
 
-fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) {
+pub(super) fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) {
     let head = head.map(str::to_owned);
     let widths: Vec<usize> = (0..N)
         .map(|at| rows.iter().chain([&head]).map(|row| row[at].len()).max().unwrap_or_default())
@@ -101,7 +101,7 @@ fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) {
     }
 }
 
-fn ago(age: Duration) -> String {
+pub(super) fn ago(age: Duration) -> String {
     let seconds = age.as_secs();
     let (number, unit) = match seconds {
         0..60 => (seconds, "second"),

@@ -16,24 +16,42 @@ use crate::error::{Ending, Failure, ProcessFailure};
 use crate::event::Stream;
 use crate::settings::DEFAULT_SHM_BYTES;
 
+/// The tree that a RUN starts from.
+#[derive(Clone, Copy)]
+enum Base<'a> {
+    /// Nobody else needs it: it may become the result.
+    Spare(&'a [lithify_oci::Digest]),
+    /// It must stay as it is.
+    Kept(&'a [lithify_oci::Digest]),
+}
+
+/// What programs take for the time at which they run (the specification of reproducible-builds.org).
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// As the Dockerfile sets it.
+fn source_date_epoch(exec: &Exec) -> Option<&str> {
+    exec.env.iter().rev().find(|(name, _)| name == SOURCE_DATE_EPOCH).map(|(_, value)| value.as_str())
+}
+
 impl Running<'_> {
     /// The result of a RUN that is in the cache. What a weaker sandbox made counts only where this build has no better one:
     /// without a pid namespace, say, a process may have seen something else.
     pub(super) fn cached_exec(
         &self,
-        step: &Step,
+        id: StepId,
         exec: &Exec,
         mounts: &[MountContent],
     ) -> Result<Option<Done>, Failure> {
+        let step = self.request.graph.step(id);
         let below = self.tree(exec.base);
         if let Some(done) =
-            self.cached(step, &self.exec_key(step, exec, mounts, RungName::Range).key, &below)?
+            self.cached(id, &self.exec_key(step, exec, mounts, RungName::Range).key, &below)?
         {
             return Ok(Some(done));
         }
         for rung in RungName::ALL.into_iter().filter(|rung| rung.sets_results_apart().is_some()) {
             let weaker = self.exec_key(step, exec, mounts, rung);
-            if let Some(done) = self.cached(step, &weaker.key, &below)?
+            if let Some(done) = self.cached(id, &weaker.key, &below)?
                 && self.trees.rung() == Some(rung)
             {
                 return Ok(Some(done));
@@ -52,6 +70,8 @@ impl Running<'_> {
             ulimits: settings.ulimits.iter().map(ulimit).collect(),
             shm_size_bytes: Some(settings.shm_size_bytes).filter(|size| *size != DEFAULT_SHM_BYTES),
             sandbox: rung.sets_results_apart().map(str::to_owned),
+            source_date_epoch: settings.reproducible.filter(|_| source_date_epoch(exec).is_none()),
+            reproducible: settings.reproducible.map(|_| lithify_worker::NOISE_PROFILE.to_owned()),
             ..RunSettings::default()
         };
         let base = Chain(self.tree(exec.base).diff_ids().to_vec());
@@ -63,14 +83,14 @@ impl Running<'_> {
             let problem = "--security=insecure is not allowed; use --allow security.insecure if you trust this Dockerfile";
             return Err(Failure::Input(problem.into()));
         }
-        self.while_files_change(|| self.try_exec(id, step, exec))
+        self.settled(|| self.try_exec(id, step, exec))
     }
 
     fn try_exec(&self, id: StepId, step: &Step, exec: &Exec) -> Result<Done, Failure> {
         let below = self.tree(exec.base);
         let contents = self.mount_contents(exec)?;
         if self.reads_files(exec)
-            && let Some(done) = self.cached_exec(step, exec, &contents)?
+            && let Some(done) = self.cached_exec(id, exec, &contents)?
         {
             return Ok(done);
         }
@@ -81,9 +101,19 @@ impl Running<'_> {
             if let Some(message) = self.trees.take_warning() {
                 self.request.observer.event(crate::Event::Warning { message });
             }
-            self.trees.ensure(worker, &below)?;
-            let mounts = self.prepare_mounts(worker, step, exec, &contents)?;
-            let made = self.run_process(id, exec, below.chain(), mounts, worker, files)?;
+            let mut needed = self.needed_beside(id);
+            self.trees.ensure(worker, &below, &needed)?;
+            let base = match below.chain().last() {
+                Some(chain_id) if self.trees.is_spare(chain_id, &needed) => Base::Spare(below.chain()),
+                _ => Base::Kept(below.chain()),
+            };
+            needed.0.extend(below.chain().last());
+            let mounts = self.prepare_mounts(worker, step, exec, &contents, &needed)?;
+            let result = self.run_process(id, exec, base, mounts, worker, files);
+            if let Base::Spare(_) = base {
+                self.trees.consumed(&below);
+            }
+            let made = result?;
             self.trees.made(&below.with(made.diff_id));
             Ok(made)
         })
@@ -93,12 +123,12 @@ impl Running<'_> {
         &self,
         id: StepId,
         exec: &Exec,
-        chain: &[lithify_oci::Digest],
+        base: Base<'_>,
         mounts: Prepared,
         worker: &Worker,
         files: &LayerFiles,
     ) -> Result<MadeLayer, Failure> {
-        let request = self.run_request(exec, chain, &mounts);
+        let request = self.run_request(exec, base, &mounts);
         let reader = OutputReader { step: id, observer: self.request.observer, tail: Tail::default() };
         let reader = &reader;
         let result = std::thread::scope(|scope| {
@@ -120,10 +150,21 @@ impl Running<'_> {
         Err(Failure::Process(ProcessFailure { args: exec.args.clone(), ending, tail: reader.tail.lines() }))
     }
 
-    fn run_request(&self, exec: &Exec, chain: &[lithify_oci::Digest], mounts: &Prepared) -> RunRequest {
+    fn run_request(&self, exec: &Exec, base: Base<'_>, mounts: &Prepared) -> RunRequest {
         let settings = self.request.settings;
+        let (chain, consume) = match base {
+            Base::Spare(chain) => (chain, true),
+            Base::Kept(chain) => (chain, false),
+        };
         let mut env = exec.env.clone();
         env.extend(exec.proxy_env.iter().cloned());
+        let epoch_seconds = settings.reproducible.map(|default| match source_date_epoch(exec) {
+            Some(written) => written.parse().unwrap_or(default),
+            None => {
+                env.push((SOURCE_DATE_EPOCH.into(), default.to_string()));
+                default
+            }
+        });
         env.extend(mounts.env.iter().cloned());
         certificates::add_variables(settings, &mut env);
         RunRequest {
@@ -144,7 +185,8 @@ impl Running<'_> {
             shm_size_bytes: settings.shm_size_bytes,
             ulimits: settings.ulimits.clone(),
             timeout_seconds: settings.step_timeout_seconds,
-            consume: false,
+            reproducible: epoch_seconds,
+            consume,
         }
     }
 

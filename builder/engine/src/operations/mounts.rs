@@ -10,6 +10,7 @@ use lithify_worker::{RunMount, RunMountKind, Worker};
 use crate::build::Running;
 use crate::chain::TreeLayers;
 use crate::error::Failure;
+use crate::trees::Needed;
 
 /// All that the mounts of one RUN need.
 #[derive(Default)]
@@ -53,10 +54,11 @@ impl Running<'_> {
         step: &Step,
         exec: &Exec,
         contents: &[MountContent],
+        needed: &Needed,
     ) -> Result<Prepared, Failure> {
         let mut prepared = Prepared::default();
         for (mount, content) in exec.mounts.iter().zip(contents) {
-            self.prepare_mount(worker, step, mount, content, &mut prepared)?;
+            self.prepare_mount(worker, step, (mount, content), needed, &mut prepared)?;
         }
         if let Some(script) = &exec.script {
             prepared.mounts.push(RunMount {
@@ -71,20 +73,20 @@ impl Running<'_> {
         &self,
         worker: &Worker,
         step: &Step,
-        mount: &Mount,
-        content: &MountContent,
+        (mount, content): (&Mount, &MountContent),
+        needed: &Needed,
         prepared: &mut Prepared,
     ) -> Result<(), Failure> {
         let kind = match &mount.kind {
             MountKind::Bind { from, source, writable } => {
-                let (tree, source) = self.mounted_tree(worker, *from, source, content)?;
+                let (tree, source) = self.mounted_tree(worker, *from, source, content, needed)?;
                 RunMountKind::Tree { chain: tree.chain().to_vec(), source, writable: *writable }
             }
             MountKind::Cache { id, sharing, from, source, mode, uid, gid, read_only } => {
                 let seed = match from {
                     Tree::Scratch => None,
                     _ => {
-                        let (tree, source) = self.mounted_tree(worker, *from, source, content)?;
+                        let (tree, source) = self.mounted_tree(worker, *from, source, content, needed)?;
                         Some((tree.chain().to_vec(), source))
                     }
                 };
@@ -169,12 +171,13 @@ impl Running<'_> {
         from: Tree,
         source: &str,
         keyed: &MountContent,
+        needed: &Needed,
     ) -> Result<(TreeLayers, String), Failure> {
         let tree = match self.files(from)? {
             Some(files) => self.tree_of_files(worker, &files, source, keyed)?,
             None => self.tree(from),
         };
-        self.trees.ensure(worker, &tree)?;
+        self.trees.ensure(worker, &tree, needed)?;
         Ok((tree, source.to_owned()))
     }
 }
