@@ -247,9 +247,9 @@ impl Running {
         match serde_json::from_slice(&bytes)? {
             Report::Filtered { created } => {
                 self.created = created;
-                if let Some(listener) = descriptors.into_iter().next().map(Listener::from) {
-                    let first = self.child.pid();
-                    let started = Supervisor::start(listener, first, &self.process, self.identities);
+                if let Ok([listener, root]) = <[OwnedFd; 2]>::try_from(descriptors) {
+                    let listener = Listener::from(listener);
+                    let started = Supervisor::start(listener, root, &self.process, self.identities);
                     self.supervisor = Some(started?);
                 }
             }

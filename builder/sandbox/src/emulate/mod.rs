@@ -34,7 +34,6 @@ use lithify_linux::{remote, thread};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
-use rustix::process::Pid;
 
 use crate::{Process, Security, policy};
 use calls::Subject;
@@ -72,10 +71,10 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Answers what comes through `listener` until no process is left under its filter. `first` is the step's first process.
+    /// Answers what comes through `listener` until no process is left under its filter. `root` is the step's root folder.
     pub(crate) fn start(
         listener: Listener,
-        first: Pid,
+        root: OwnedFd,
         process: &Process,
         identities: Identities,
     ) -> io::Result<Supervisor> {
@@ -86,7 +85,6 @@ impl Supervisor {
         };
         let who = Credentials::new(process.uid, process.gid, &process.groups, bounding);
         let proc = open_folder("/proc")?;
-        let root = open_folder(&format!("/proc/{first}/root"))?;
         let session = Session {
             listener,
             identities,

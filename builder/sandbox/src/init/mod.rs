@@ -27,7 +27,8 @@ pub(crate) const MESSAGE_LIMIT_BYTES: usize = 128 << 10;
 /// What the first process says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// The system call filter stands. Its listener comes with this, where it has one: from now on calls may wait for an answer.
+    /// The system call filter stands. Where it has a listener, that and the root folder come with this: from now on calls may
+    /// wait for an answer.
     Filtered {
         /// What was made in the root tree only to mount on, parents first.
         created: Vec<Vec<u8>>,
@@ -215,12 +216,15 @@ fn init(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::Infallible,
     // Before the right to install it goes, and after the last call that it refuses.
     let filter = policy::filter(process.security, identities, process.has_special).compile();
     let install = || -> io::Result<()> {
+        // Afterwards, to open something may wait for an answer.
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, rustix::fs::Mode::empty())?;
         let report = Report::Filtered { created };
         if identities == Identities::Pretended {
             filter.install_alone()?;
             return send(control, &report, &[]);
         }
-        send(control, &report, &[filter.install()?.as_fd()])
+        send(control, &report, &[filter.install()?.as_fd(), root.as_fd()])
     };
     install().map_err(Error::setup("installing the system call filter"))?;
     become_user(&process, identities, kept)?;
