@@ -37,6 +37,9 @@ const FINE_MARGIN: Duration = Duration::from_millis(100);
 /// The same where it seems to count in seconds (FAT in two).
 const COARSE_MARGIN: Duration = Duration::from_secs(2);
 
+/// Marks of use are not renewed more often.
+const MARK: Duration = Duration::from_secs(3600);
+
 /// How many entries that nobody asked for are kept in any case.
 const SPARE: usize = if cfg!(test) { 5 } else { 100_000 };
 
@@ -89,6 +92,7 @@ impl ContextIndex {
             Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
             Err(error) => return Err(Error::at(&file)(error)),
         };
+        mark_used(&file);
         let paths = parse(&bytes, &root).unwrap_or_default();
         let asked = paths.iter().map(|_| AtomicBool::new(false)).collect();
         Ok(ContextIndex {
@@ -193,6 +197,17 @@ impl ContextIndex {
         let (mut file, digest, _) = out.finish();
         file.write_all(digest.as_bytes())?;
         file.flush()
+    }
+}
+
+/// Tells prune by the file's time that the index is in use; not each time, for it is a write.
+fn mark_used(file: &Path) {
+    let age =
+        fs::metadata(file).and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+    if age.is_some_and(|age| age > MARK) {
+        // It may go sooner than it should, and is written again then.
+        let _ =
+            fs::File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
     }
 }
 

@@ -19,7 +19,8 @@ pub use error::Error;
 pub use key::{Chain, Explanation, Key, Keyed};
 pub use remote::MountEntry;
 pub use store::{
-    CacheMountLock, Download, ImageUsage, LayerBlob, LayerFacts, LoggedBuild, LoggedStep, Missed, NewFile,
-    Past, Problem, PrunePolicy, Pruned, Record, Resolution, StepLock, StepOutcome, Store, StoredImage,
+    CacheMountLock, CacheMountName, Download, Folder, FolderKind, Folders, ImageUsage, Kind, KnownMount,
+    LayerBlob, LayerFacts, LayerUsage, LoggedBuild, LoggedStep, Missed, MountUsage, NewFile, NoFolders, Past,
+    Problem, PrunePolicy, Pruned, Record, RecordUsage, Resolution, StepLock, StepOutcome, Store, StoredImage,
     TaggedImage, Usage,
 };

@@ -6,8 +6,8 @@
 //! lithify.db               all else: cache records, names, layers (SQLite, write-ahead log); it leads
 //! builds/                  what became of each step of the last builds, and why
 //! contexts/                digests of context files (see `context_index`)
-//! trees/                   unpacked trees and working folders: not ours, whoever unpacks owns what is in it
-//! locks/                   one file for each step that is running
+//! trees/                   unpacked trees, working folders and cache mounts: not ours, whoever unpacks owns what is in it
+//! locks/                   one file for each step that is running, and one for each cache mount
 //! tmp/                     blobs that are being written, locked by whoever writes them
 //! use/                     one file for each process: what it uses, so that prune leaves it alone
 //! gc.lock                  held while prune takes something away
@@ -24,12 +24,14 @@ mod blobs;
 mod builds;
 mod database;
 mod downloads;
+mod folders;
 mod images;
 mod layers;
 mod locks;
 mod mounts;
 mod prune;
 mod records;
+mod references;
 mod session;
 mod upstream;
 mod usage;
@@ -56,13 +58,14 @@ use rustix::io::Errno;
 pub use blobs::NewFile;
 pub use builds::{LoggedBuild, LoggedStep, StepOutcome};
 pub use downloads::Download;
+pub use folders::{Folder, FolderKind, Folders, KnownMount, NoFolders};
 pub use images::{Resolution, StoredImage, TaggedImage};
 pub use layers::{LayerBlob, LayerFacts};
 pub use locks::StepLock;
-pub use mounts::CacheMountLock;
-pub use prune::{PrunePolicy, Pruned};
+pub use mounts::{CacheMountLock, CacheMountName};
+pub use prune::{Kind, PrunePolicy, Pruned};
 pub use records::{Missed, Past, Record};
-pub use usage::{ImageUsage, Usage};
+pub use usage::{ImageUsage, LayerUsage, MountUsage, RecordUsage, Usage};
 pub use verify::Problem;
 
 use crate::remote::Imports;

@@ -41,8 +41,12 @@ pub(crate) enum Command {
     Why(Why),
     /// List the images of the store
     Images,
+    /// Take names of images away; what no other image and no cached step needs goes with the next prune
+    Rmi(Rmi),
+    /// Write an image of the store to a file
+    Save(Save),
     /// Show what takes space in the store
-    Du,
+    Du(Du),
     /// Take away what is no longer wanted: what no image and no cached step needs, and what the flags say
     Prune(Prune),
     /// Look after the store
@@ -85,16 +89,84 @@ pub(crate) enum WhyFormat {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Rmi {
+    /// The names
+    #[arg(value_name = "NAME[:TAG]", required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    /// The image
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(crate) name: String,
+    /// The file [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// As an OCI archive, or as docker save writes it
+    #[arg(long, value_name = "FORMAT", default_value = "oci")]
+    pub(crate) format: SaveFormat,
+    /// Of an image for several platforms, the one to take [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SaveFormat {
+    Oci,
+    Docker,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Du {
+    /// List layers, cached steps, cache mounts and file trees one by one
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// How it is shown; json lists everything
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: WhyFormat,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Prune {
-    /// Forget steps that were not used for this long, such as 90s, 10m, 24h or 7d
-    #[arg(long, value_name = "TIME")]
+    /// Take away what was not used for this long, such as 90s, 10m, 24h or 7d
+    #[arg(long, alias = "older-than", value_name = "TIME")]
     pub(crate) unused_for: Option<String>,
-    /// Forget steps, the least recently used first, until the store takes no more than this, such as 10g
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) keep: Option<String>,
-    /// Forget every step
-    #[arg(short, long, conflicts_with_all = ["unused_for", "keep"])]
+    /// As docker says it: until=TIME is --unused-for TIME
+    #[arg(long, value_name = "until=TIME", conflicts_with = "unused_for")]
+    pub(crate) filter: Option<String>,
+    /// Take away the least recently used until the store takes no more than this on disk, such as 10g
+    #[arg(long, alias = "keep", value_name = "SIZE")]
+    pub(crate) keep_storage: Option<String>,
+    /// Take away all that is not in use
+    #[arg(short, long, conflicts_with_all = ["unused_for", "filter", "keep_storage"])]
     pub(crate) all: bool,
+    /// Of what [default: all but images]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub(crate) kind: Vec<PruneKind>,
+    /// Take nothing away, and say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PruneKind {
+    /// Names of images
+    Images,
+    /// Cached steps, and the layers that they made
+    Records,
+    /// Layers and other blobs that nothing needs
+    Layers,
+    /// Base images
+    Bases,
+    /// Files of ADD
+    Downloads,
+    /// What RUN --mount=type=cache keeps
+    Mounts,
+    /// Unpacked file trees
+    Trees,
+    /// What is remembered of context files, and the log of builds
+    Notes,
 }
 
 #[derive(Debug, Subcommand)]
@@ -194,7 +266,7 @@ pub(crate) struct Build {
     /// An ssh agent for RUN --mount=type=ssh
     #[arg(long, value_name = "default|ID[=SOCKET]")]
     pub(crate) ssh: Vec<String>,
-    /// The network of RUN: default and host are the host's, none is loopback only
+    /// The network of RUN
     #[arg(long, value_name = "NETWORK", env = "LITHIFY_NETWORK")]
     pub(crate) network: Option<Network>,
     /// A line for /etc/hosts in RUN
@@ -206,7 +278,7 @@ pub(crate) struct Build {
     /// A resource limit for RUN
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimit: Vec<String>,
-    /// Allow RUN --network=host and --security=insecure: network.host, security.insecure
+    /// Allow RUN --security=insecure, or RUN --network=host where --network says another one: security.insecure, network.host
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
     /// End a RUN after this time, such as 90s, 10m or 2h
@@ -277,11 +349,19 @@ pub(crate) enum Progress {
     Quiet,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Network {
+    /// The machine's
     Default,
+    /// Loopback only
     None,
+    /// The machine's
     Host,
+    /// One of its own, joined to the machine's by pasta (package passt); the machine's loopback is out of reach
+    Pasta,
+    /// One of its own, joined by slirp4netns
+    Slirp4netns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]

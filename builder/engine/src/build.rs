@@ -44,6 +44,8 @@ pub(crate) struct Running<'a> {
     pub(crate) request: &'a Request<'a>,
     pub(crate) trees: Trees<'a>,
     pub(crate) log: Log,
+    /// Cache mounts that this build has emptied, for it was told to take nothing from caches.
+    pub(crate) emptied: Mutex<HashSet<String>>,
     outcomes: Mutex<Vec<Option<Outcome>>>,
 }
 
@@ -57,6 +59,7 @@ pub fn build(request: &Request<'_>) -> Result<Built, Error> {
         request,
         trees: Trees::new(request.store, request.sources, request.settings, request.cancel),
         log: Log::new(request.graph),
+        emptied: Mutex::default(),
         outcomes: Mutex::new(vec![None; request.graph.steps.len()]),
     };
     let built = running.run_steps().and_then(|()| {

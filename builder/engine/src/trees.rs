@@ -157,13 +157,6 @@ impl<'a> Trees<'a> {
         Ok(())
     }
 
-    fn has(&self, worker: &Worker, chain: &[Digest]) -> Result<bool, Failure> {
-        match worker.call(&lithify_worker::Request::Has { chain: chain.to_vec() }, &[])? {
-            Response::Has(has) => Ok(has),
-            other => Err(lithify_worker::unexpected(&other).into()),
-        }
-    }
-
     /// Whether a tree may become the next one.
     pub(crate) fn is_spare(&self, chain_id: &Digest, needed: &Needed) -> bool {
         let bases = self.base_trees.lock().unwrap_or_else(PoisonError::into_inner);
@@ -182,11 +175,26 @@ impl<'a> Trees<'a> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The worker has this tree now: it made it itself.
-    pub(crate) fn made(&self, tree: &TreeLayers) {
-        if let Some(chain_id) = tree.chain().last() {
+    /// Whether the worker has the tree; prune leaves it alone from now on, or has taken it before.
+    fn has(&self, worker: &Worker, chain: &[Digest]) -> Result<bool, Failure> {
+        let ask = || worker.call(&lithify_worker::Request::Has { chain: chain.to_vec() }, &[]);
+        match self.store.use_trees(chain, ask)?? {
+            Response::Has(has) => Ok(has),
+            other => Err(lithify_worker::unexpected(&other).into()),
+        }
+    }
+
+    /// The worker has made this tree itself; a prune may have taken it since.
+    ///
+    /// # Errors
+    /// A worker that is gone, and a store that cannot be written.
+    pub(crate) fn made(&self, worker: &Worker, tree: &TreeLayers) -> Result<(), Failure> {
+        if let Some(chain_id) = tree.chain().last()
+            && self.has(worker, tree.chain())?
+        {
             self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(*chain_id);
         }
+        Ok(())
     }
 
     fn apply(
@@ -243,7 +251,7 @@ impl<'a> Trees<'a> {
 pub(crate) struct Needed(pub(crate) HashSet<Digest>);
 
 /// The folder for the trees of one place; its root owns it. Trees are kept apart because what their files' owners mean is.
-fn tree_folder(trees: &std::path::Path, place: &Place) -> Result<OwnedFd, Failure> {
+pub(crate) fn tree_folder(trees: &std::path::Path, place: &Place) -> Result<OwnedFd, Failure> {
     use rustix::fs::{Gid, Mode, OFlags, Uid};
     let failed =
         |source: std::io::Error| Failure::Io { doing: "cannot make the folder for file trees", source };

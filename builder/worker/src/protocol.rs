@@ -6,7 +6,7 @@
 use lithify_files::dest::Destination;
 use lithify_files::place::Conflicts;
 use lithify_oci::{Descriptor, Digest};
-use lithify_sandbox::Security;
+use lithify_sandbox::{Network, Security};
 use serde::{Deserialize, Serialize};
 
 /// The tree that is made of these layers, the lowest first: one OCI ChainID for each (config.md, "Layer ChainID").
@@ -80,6 +80,12 @@ pub enum Request {
     },
     /// Makes a layer by copying from other trees. Files: the new blob, the new catalogue.
     Copy(CopyRequest),
+    /// What the folder for trees holds. Files: none.
+    Look,
+    /// Puts folders out of reach: each by its folder and its name. Files: none.
+    Discard(Vec<(String, String)>),
+    /// Removes what was discarded, and what killed processes left. Files: none.
+    Sweep,
     /// Makes a layer with one folder. Files: the new blob, the new catalogue.
     MakeDirectory {
         /// The tree below.
@@ -147,8 +153,8 @@ pub struct RunRequest {
     pub user: String,
     /// What it sees as its name.
     pub hostname: String,
-    /// Whether it has the host's network, or none.
-    pub host_network: bool,
+    /// Its network.
+    pub network: Network,
     /// How much it may do.
     pub security: Security,
     /// Content of /etc/hosts.
@@ -204,8 +210,6 @@ pub enum RunMountKind {
         gid: u32,
         /// Whether it can be written to.
         read_only: bool,
-        /// Whether what it holds is to be removed first (`--no-cache`).
-        fresh: bool,
     },
     /// A folder in memory.
     Tmpfs {
@@ -246,8 +250,10 @@ pub enum Response {
     Ready(Snapshotter),
     /// To `Has`.
     Has(bool),
-    /// To `Apply`.
+    /// To `Apply`, `Discard` and `Sweep`.
     Done,
+    /// To `Look`.
+    Found(Vec<crate::space::Found>),
     /// To `Inspect`.
     Inspected {
         /// Where the destination leads.

@@ -7,7 +7,7 @@ use lithify_files::noise;
 use lithify_files::owner::{self, Identity};
 use lithify_linux::{socket, tree};
 use lithify_oci::TreePath;
-use lithify_sandbox::{Cancel, MountSource, MountSpec, Network, Process, Status, Stdio};
+use lithify_sandbox::{Cancel, MountSource, MountSpec, Process, Status, Stdio};
 use lithify_snapshot::{ChainId, MoveOrKeep};
 use rustix::fs::{Mode, OFlags};
 
@@ -103,7 +103,7 @@ fn process(request: &RunRequest, identity: &Identity, mounts: Vec<MountSpec>) ->
         gid: identity.gid,
         groups: identity.groups.clone(),
         hostname: request.hostname.clone(),
-        network: if request.host_network { Network::Host } else { Network::None },
+        network: request.network.clone(),
         security: request.security,
         mounts,
         shm_size_bytes: request.shm_size_bytes,

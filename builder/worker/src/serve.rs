@@ -21,6 +21,8 @@ pub(crate) struct Context {
     pub(crate) snapshots: Arc<dyn Snapshots>,
     /// Who the owners of files in trees are.
     pub(crate) owners: Owners,
+    /// The folder for trees.
+    pub(crate) trees: OwnedFd,
     /// The folder that cache mounts are kept in.
     pub(crate) cache_mounts: OwnedFd,
     pub(crate) sandbox: Box<dyn Sandbox>,
@@ -103,10 +105,11 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
             drop(again);
         } else if let Some(context) = context.get() {
             // Killed workers leave folders behind. What cannot be removed now is left to the next worker.
-            let shared = context.snapshots.clone();
             let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
             // Leftovers that no thread can be had for wait for the next worker.
-            let _ = thread.spawn(move || shared.sweep());
+            if let Ok(trees) = context.trees.try_clone() {
+                let _ = thread.spawn(move || crate::space::sweep(trees.as_fd()));
+            }
         }
         return Ok(Response::Ready(chosen));
     }
@@ -120,6 +123,9 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
         }
         Request::Has { chain } => {
             let has = context.snapshots.has(&ids(&chain));
+            if let (Ok(true), Some(top)) = (&has, chain.last()) {
+                crate::space::mark_used(context.trees.as_fd(), &top.hex());
+            }
             has.map(Response::Has).map_err(|error| Failure::storage("cannot look for a file tree", &error))
         }
         Request::Apply { parents, chain, catalogue, claimed, consume } => {
@@ -144,6 +150,22 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
             crate::copy::make_directory(context, &chain, &path, &user, call)
                 .map(|made| Response::Made(Box::new(made)))
         }
+        Request::Look => {
+            let found = crate::space::look(context.trees.as_fd());
+            found
+                .map(Response::Found)
+                .map_err(|error| Failure::storage("cannot look at the file trees", &error))
+        }
+        Request::Discard(found) => {
+            let done = crate::space::discard(context.trees.as_fd(), &found);
+            done.map(|()| Response::Done)
+                .map_err(|error| Failure::storage("cannot remove a file tree", &error))
+        }
+        Request::Sweep => {
+            let done = crate::space::sweep(context.trees.as_fd());
+            done.map(|()| Response::Done)
+                .map_err(|error| Failure::storage("cannot remove a file tree", &error))
+        }
         Request::Run(request) => crate::run::run(context, &request, call).map(Response::Ran),
     }
 }
@@ -154,7 +176,7 @@ fn open(rung: RungName, wanted: Option<Snapshotter>) -> Result<(Context, Snapsho
     let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let trees =
         rustix::fs::open(".", flags, rustix::fs::Mode::empty()).map_err(|error| failed(error.into()))?;
-    let cache_mounts = subfolder(&trees, "cache-mounts").map_err(failed)?;
+    let cache_mounts = subfolder(&trees, crate::space::CACHE_MOUNTS).map_err(failed)?;
     let wanted = match (rung, wanted) {
         (RungName::Chroot, Some(Snapshotter::Overlay)) => {
             let message =
@@ -177,7 +199,7 @@ fn open(rung: RungName, wanted: Option<Snapshotter>) -> Result<(Context, Snapsho
     } else {
         (Box::new(Range::new(identities)?), Mounting::Mounted)
     };
-    Ok((Context { snapshots, owners, cache_mounts, sandbox, mounting }, chosen))
+    Ok((Context { snapshots, owners, trees, cache_mounts, sandbox, mounting }, chosen))
 }
 
 /// The snapshotter that was asked for; overlay where it works if none was.

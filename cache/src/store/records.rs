@@ -250,9 +250,3 @@ fn record_at(row: &Row) -> rusqlite::Result<Record> {
     let layer = maybe_digest_at(row, 0)?;
     Ok(Record { layer, catalogue: maybe_digest_at(row, 1)?, finished: moment(row.get(2)?) })
 }
-
-/// The keys and last uses of all records, the least recently used first.
-pub(super) fn by_last_use(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<(Digest, SystemTime)>> {
-    let mut query = connection.prepare("SELECT key, last_used FROM records ORDER BY last_used")?;
-    query.query_map((), |row| Ok((digest_at(row, 0)?, moment(row.get(1)?))))?.collect()
-}

@@ -346,7 +346,7 @@ fn downloads_are_kept_until_they_are_old_or_in_the_way() {
         let root = first.root().to_owned();
         drop(first);
         let store = Store::open(&root).unwrap();
-        store.prune(&policy).unwrap();
+        store.prune(&policy, &NoFolders).unwrap();
         assert_eq!(store.blob_path(&content).exists(), expected, "{policy:?}");
         assert_eq!(store.download("http://user:secret@h/x").unwrap().is_some(), expected, "{policy:?}");
         let database = std::fs::read(root.join("lithify.db")).unwrap();

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lithify_cache::Store;
-use lithify_engine::{Built, Cancel, Error, Failure, Request};
+use lithify_engine::{Built, Cancel, Error, Event, Failure, Observer, Request};
 use lithify_frontend::{Diagnostics, Options, Plan, Source as Text, Warning};
 use lithify_graph::Graph;
 use lithify_oci::Reference;
+use lithify_oci::layer::Times;
 
 use super::deliver::{Delivery, Exports, named_in};
-use super::dockerfile;
+use super::{dockerfile, space};
 use crate::access::Access;
 use crate::args::{Build, Progress, Pull};
 use crate::caches::Caches;
@@ -32,8 +34,11 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let named = inputs::named_contexts(&arguments.dockerfile.build_context)?;
     let mut options = inputs::options(&arguments.dockerfile, &named)?;
     options.labels = inputs::labels(&arguments.label);
-    options.network = inputs::network(arguments.network);
+    let network = arguments.network.or(config.network);
+    options.network = inputs::network(network);
     let mut settings = inputs::settings(arguments, config)?;
+    settings.uplink = inputs::uplink(network);
+    let limits = space::automatic(&config.prune)?;
     for planned in &outputs {
         outputs::check_writable(&planned.output).map_err(|(path, error)| {
             Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
@@ -56,9 +61,19 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let read = dockerfile::read(&arguments.dockerfile, &outside)?;
     let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
     let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
+    if caches.is_inline() && times.is_some_and(|times| times != Times::At(0)) {
+        let why = "the layers of an image with other times than 0 (--timestamp, SOURCE_DATE_EPOCH) are not those that \
+                   steps make; write the cache to a place of its own, such as type=registry,ref=REF";
+        return Err(wrong("--cache-to", "type=inline", why));
+    }
     if arguments.reproducible || config.reproducible {
         settings.reproducible = Some(outputs::seconds(times));
     }
+    let platform = &options.target_platform;
+    if let Some(imports) = caches.imports(&connection, platform)? {
+        store.attach(imports);
+    }
+    let exports = Exports::begin(&caches, &outputs, &store, &connection, platform)?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
     let provider = Provider::new(&outside, pull, read.context, named);
     let (graph, warnings) = plan(&read.text, &options, &provider)?;
@@ -66,12 +81,10 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
         say(format_args!("warning: {warning}"));
     }
 
-    stopping.by_cancelling();
-    let platform = &options.target_platform;
-    if let Some(imports) = caches.imports(&connection, platform)? {
-        store.attach(imports);
+    for stage in unknown_stages(&arguments.no_cache_filter, &graph).filter(|_| !arguments.quiet) {
+        say(format_args!("warning: --no-cache-filter {stage}: no step of a stage with this name is built"));
     }
-    let exports = Exports::begin(&caches, &outputs, &store, &connection, platform)?;
+    stopping.by_cancelling();
     let delivery = Delivery {
         outputs: &outputs,
         times,
@@ -82,15 +95,17 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     };
     let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
     let name = name_of(arguments, &tags);
+    let ran = AtomicBool::new(false);
     let attempt = || {
         let renderer = Renderer::new(progress, &graph);
+        let observer = Watch { renderer: &renderer, ran: &ran };
         let request = Request {
             name: &name,
             graph: &graph,
             store: &store,
             sources: &provider,
             settings: &settings,
-            observer: &renderer,
+            observer: &observer,
             cancel: &cancel,
         };
         let built = lithify_engine::build(&request);
@@ -104,11 +119,32 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
             Err(_) if store.lost_upstream() && !cancel.is_cancelled() => {
                 say("what it answered is built here instead");
             }
-            done => break done?,
+            done => break done,
         }
     };
-    exports.finish(&store, &built);
-    report(arguments, &tags, &outputs, &built)
+    let reported = built.and_then(|built| {
+        exports.finish(&store, &built);
+        report(arguments, &tags, &outputs, &built)
+    });
+    if let Some(limits) = limits.filter(|_| ran.load(Ordering::Relaxed)) {
+        space::keep_small(&store, &limits);
+    }
+    reported
+}
+
+/// Passes events on, and remembers whether a step ran.
+struct Watch<'a> {
+    renderer: &'a Renderer,
+    ran: &'a AtomicBool,
+}
+
+impl Observer for Watch<'_> {
+    fn event(&self, event: Event<'_>) {
+        if matches!(event, Event::Started { .. }) {
+            self.ran.store(true, Ordering::Relaxed);
+        }
+        self.renderer.event(event);
+    }
 }
 
 /// `--cache-from` and `--cache-to`, by flags, else the environment, else the configuration.
@@ -121,6 +157,11 @@ fn caches(arguments: &Build, config: &Config) -> Result<Caches, Problem> {
     let from = chosen(&arguments.cache_from, "LITHIFY_CACHE_FROM", &config.cache_from);
     let to = chosen(&arguments.cache_to, "LITHIFY_CACHE_TO", &config.cache_to);
     Caches::parse(&from, &to)
+}
+
+/// Those of the names that no step's stage has.
+fn unknown_stages<'a>(names: &'a [String], graph: &'a Graph) -> impl Iterator<Item = &'a String> {
+    names.iter().filter(|name| !graph.steps.iter().any(|step| step.stage.eq_ignore_ascii_case(name)))
 }
 
 /// What the log of builds calls this one. Never a URL: it may hold a password.
@@ -169,7 +210,7 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
     };
     let code = match &*failure {
         Failure::Source(_) => exit::SOURCE,
-        Failure::Unavailable(_) => exit::SANDBOX,
+        Failure::Unavailable(_) | Failure::Network(_) => exit::SANDBOX,
         Failure::Worker(error) => match error.kind() {
             lithify_worker::FailureKind::Input => exit::STEP,
             lithify_worker::FailureKind::Sandbox => exit::SANDBOX,

@@ -7,7 +7,9 @@ mod deliver;
 mod dockerfile;
 mod doctor;
 mod files;
+mod images;
 mod remote;
+mod space;
 mod store;
 mod why;
 
@@ -23,9 +25,11 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
         Command::Build(arguments) => call::run(&arguments, &config, root),
         Command::Check(arguments) => check::run(&arguments.dockerfile, arguments.format, &config, root),
         Command::Why(arguments) => why::run(&arguments, &config, root),
-        Command::Images => store::images(&config, root),
-        Command::Du => store::usage(&config, root),
-        Command::Prune(arguments) => store::prune(&arguments, &config, root),
+        Command::Images => images::list(&config, root),
+        Command::Rmi(arguments) => images::remove(&arguments, &config, root),
+        Command::Save(arguments) => images::save(&arguments, &config, root),
+        Command::Du(arguments) => space::usage(&arguments, &config, root),
+        Command::Prune(arguments) => space::prune(&arguments, &config, root),
         Command::Store(command) => store::run(&command, &config, root),
         Command::Doctor(arguments) => doctor::run(&arguments, &config, root),
     }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use lithify_cache::key::{self, Chain, Keyed, MountContent, RunSettings, Ulimit};
 use lithify_graph::{Exec, Network, Security, Step, StepId};
-use lithify_sandbox::RungName;
+use lithify_sandbox::{RungName, Uplink};
 use lithify_worker::{MadeLayer, RunRequest, RunResult, Worker};
 
 use super::certificates;
@@ -83,6 +83,16 @@ impl Running<'_> {
             let problem = "--security=insecure is not allowed; use --allow security.insecure if you trust this Dockerfile";
             return Err(Failure::Input(problem.into()));
         }
+        if exec.network == Network::Host
+            && let Some(program) = self.request.settings.uplink
+            && !self.request.settings.allow_host_network
+        {
+            return Err(Failure::Input(format!(
+                "RUN --network=host leaves the network of its own that --network={} gives; use --allow network.host if you trust \
+                 this Dockerfile",
+                program.as_str()
+            )));
+        }
         self.settled(|| self.try_exec(id, step, exec))
     }
 
@@ -114,7 +124,7 @@ impl Running<'_> {
                 self.trees.consumed(&below);
             }
             let made = result?;
-            self.trees.made(&below.with(made.diff_id));
+            self.trees.made(worker, &below.with(made.diff_id))?;
             Ok(made)
         })
     }
@@ -128,7 +138,7 @@ impl Running<'_> {
         worker: &Worker,
         files: &LayerFiles,
     ) -> Result<MadeLayer, Failure> {
-        let request = self.run_request(exec, base, &mounts);
+        let request = self.run_request(exec, base, &mounts)?;
         let reader = OutputReader { step: id, observer: self.request.observer, tail: Tail::default() };
         let reader = &reader;
         let result = std::thread::scope(|scope| {
@@ -150,7 +160,7 @@ impl Running<'_> {
         Err(Failure::Process(ProcessFailure { args: exec.args.clone(), ending, tail: reader.tail.lines() }))
     }
 
-    fn run_request(&self, exec: &Exec, base: Base<'_>, mounts: &Prepared) -> RunRequest {
+    fn run_request(&self, exec: &Exec, base: Base<'_>, mounts: &Prepared) -> Result<RunRequest, Failure> {
         let settings = self.request.settings;
         let (chain, consume) = match base {
             Base::Spare(chain) => (chain, true),
@@ -167,27 +177,46 @@ impl Running<'_> {
         });
         env.extend(mounts.env.iter().cloned());
         certificates::add_variables(settings, &mut env);
-        RunRequest {
+        let mut resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let network = self.network(exec)?;
+        if let lithify_sandbox::Network::Own(uplink) = &network {
+            resolv_conf = uplink.resolv_conf(&resolv_conf);
+        }
+        Ok(RunRequest {
             chain: chain.to_vec(),
             args: exec.args.clone(),
             env,
             cwd: exec.cwd.clone(),
             user: exec.user.clone(),
             hostname: settings.hostname.clone(),
-            host_network: exec.network != Network::None,
+            network,
             security: match exec.security {
                 Security::Sandbox => lithify_worker::Security::Sandbox,
                 Security::Insecure => lithify_worker::Security::Insecure,
             },
             hosts: self.hosts(),
-            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            resolv_conf,
             mounts: mounts.mounts.iter().cloned().chain(certificates::mounts(settings)).collect(),
             shm_size_bytes: settings.shm_size_bytes,
             ulimits: settings.ulimits.clone(),
             timeout_seconds: settings.step_timeout_seconds,
             reproducible: epoch_seconds,
             consume,
-        }
+        })
+    }
+
+    /// The network that the process gets.
+    fn network(&self, exec: &Exec) -> Result<lithify_sandbox::Network, Failure> {
+        Ok(match (exec.network, self.request.settings.uplink) {
+            (Network::None, _) => lithify_sandbox::Network::None,
+            (Network::Host, _) | (Network::Default, None) => lithify_sandbox::Network::Host,
+            (Network::Default, Some(program)) => {
+                let path = std::env::var_os("PATH");
+                lithify_sandbox::Network::Own(
+                    Uplink::find(program, path.as_deref()).map_err(Failure::Network)?,
+                )
+            }
+        })
     }
 
     /// /etc/hosts as RUN sees it.
