@@ -242,6 +242,9 @@ pub(crate) struct Build {
     /// writes a cache mount as well
     #[arg(long, value_name = "SPEC")]
     pub(crate) cache_to: Vec<String>,
+    /// Take images, URLs and git references as this file fixes them; where it does not exist, write what they stand for
+    #[arg(long, value_name = "FILE", env = "LITHIFY_LOCK")]
+    pub(crate) lock: Option<PathBuf>,
     /// Touch no network: what the store lacks is an error, and RUN has loopback only
     #[arg(long, env = "LITHIFY_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,

@@ -38,6 +38,8 @@ pub struct Settings {
     pub ca_certificates: Option<Vec<u8>>,
     /// `--reproducible`: what SOURCE_DATE_EPOCH is where the Dockerfile does not say, in seconds since 1970.
     pub reproducible: Option<i64>,
+    /// `--offline`: a RUN that is not cached has loopback only.
+    pub offline: bool,
     /// `--allow network.host`, which counts where `uplink` keeps RUN from the host's network.
     pub allow_host_network: bool,
     /// `--cache-to type=inline`: whether the image says which keys its layers answer.
@@ -63,6 +65,7 @@ impl Default for Settings {
             ssh: BTreeMap::new(),
             ca_certificates: None,
             reproducible: None,
+            offline: false,
             allow_host_network: false,
             inline_cache: false,
             allow_insecure: false,

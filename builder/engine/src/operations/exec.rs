@@ -42,6 +42,19 @@ impl Running<'_> {
         exec: &Exec,
         mounts: &[MountContent],
     ) -> Result<Option<Done>, Failure> {
+        match (self.cached_as(id, exec, mounts)?, self.without_network(exec)) {
+            (None, Some(cut_off)) => self.cached_as(id, &cut_off, mounts),
+            (done, _) => Ok(done),
+        }
+    }
+
+    /// The step as it runs with `--offline`, which is another step than with a network: what it finds may differ.
+    fn without_network(&self, exec: &Exec) -> Option<Exec> {
+        let is_cut_off = self.request.settings.offline && exec.network != Network::None;
+        is_cut_off.then(|| Exec { network: Network::None, ..exec.clone() })
+    }
+
+    fn cached_as(&self, id: StepId, exec: &Exec, mounts: &[MountContent]) -> Result<Option<Done>, Failure> {
         let step = self.request.graph.step(id);
         let below = self.tree(exec.base);
         if let Some(done) =
@@ -104,6 +117,8 @@ impl Running<'_> {
         {
             return Ok(done);
         }
+        let cut_off = self.without_network(exec);
+        let exec = cut_off.as_ref().unwrap_or(exec);
         // The worker's sandbox is known when it has started.
         self.trees.worker()?;
         let keyed = self.exec_key(step, exec, &contents, self.trees.rung().unwrap_or(RungName::Range));
