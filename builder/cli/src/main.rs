@@ -10,6 +10,7 @@ mod downloads;
 mod exit;
 mod inputs;
 mod legacy;
+mod limits;
 mod lock;
 mod network;
 mod outputs;

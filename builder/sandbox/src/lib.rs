@@ -36,7 +36,7 @@ pub use error::{Error, Unavailable};
 pub use idmap::{IdMap, IdRange};
 pub use init::{INIT_ARGUMENT, init_main};
 pub use place::{Choice, Place, RungName};
-pub use probe::{Ladder, Probe, Rung, choose, id_map, ladder, probe, probe_range};
+pub use probe::{Ladder, Probe, Rung, choose, id_map, ladder, probe, probe_range, single_id};
 pub use process::{MountSource, MountSpec, Network, Outcome, Process, Sandbox, Security, Status, Stdio};
 pub use range::Range;
 pub use uplink::{Uplink, UplinkProgram};

@@ -202,6 +202,14 @@ pub fn id_map() -> Result<IdMap, Unavailable> {
     })
 }
 
+/// As [`id_map`], for a namespace with one id.
+///
+/// # Errors
+/// A map of this process that cannot be read.
+pub fn single_id() -> std::io::Result<IdMap> {
+    IdMap::single()
+}
+
 fn unavailable(tried: &str, failure: String, remedies: Vec<String>) -> Unavailable {
     Unavailable::of(RungName::Range, tried, failure, remedies)
 }

@@ -38,6 +38,8 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let network = arguments.network.or(config.network);
     options.network = inputs::network(network);
     let mut settings = inputs::settings(arguments, config)?;
+    // A walk has a folder open for each level.
+    settings.open_files = lithify_linux::process::raise_open_files();
     settings.uplink = inputs::uplink(network);
     let limits = space::automatic(&config.prune)?;
     for planned in &outputs {

@@ -10,6 +10,7 @@ mod copy;
 mod directory;
 mod exec;
 mod files;
+mod limits;
 mod mounts;
 mod output;
 mod send;

@@ -224,7 +224,7 @@ fn run_here(sandbox: &Range, request: &Request, folder: &Path, stdout: Option<Bo
     let err = std::thread::spawn(move || read_all(err_read, None));
     let mounts: Vec<OwnedFd> = mounts.collect();
     let started = Instant::now();
-    let stdio = Stdio { stdout: out_write, stderr: err_write };
+    let stdio = Stdio { stdout: out_write, stderr: err_write, cgroups: vec![] };
     let outcome = sandbox.run(&request.process, root, mounts, stdio, &cancel);
     let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
     let answer = Answer {
