@@ -72,8 +72,8 @@ impl<'a> TreeFolders<'a> {
         let range = lithify_sandbox::id_map().map(Place::Range);
         // There, folders may be closed to the user, but not to root of the namespace.
         let single = lithify_sandbox::single_id().map(Place::Single);
-        let mut known = [range.as_ref().ok(), single.as_ref().ok()].into_iter().flatten();
-        if let Some(known) = known.find(|known| known.key() == place && !me.is_root()) {
+        let known = [range.as_ref().ok(), single.as_ref().ok()];
+        if let Some(known) = known.into_iter().flatten().find(|known| known.key() == place && !me.is_root()) {
             return match self.worker(known) {
                 Ok(worker) => Access::Worker(Box::new(worker)),
                 Err(why) => Access::Closed(why),
