@@ -57,6 +57,18 @@ pub(crate) fn git(
     keep_git_dir: bool,
     checksum: Option<&str>,
 ) -> Result<FileSource, SourceError> {
+    git_with_date(runtime, access, url, is_context, keep_git_dir, checksum).map(|(source, _)| source)
+}
+
+/// The same, and when the commit was made, in seconds since 1970.
+pub(crate) fn git_with_date(
+    runtime: &Runtime,
+    access: &Access,
+    url: &str,
+    is_context: bool,
+    keep_git_dir: bool,
+    checksum: Option<&str>,
+) -> Result<(FileSource, u64), SourceError> {
     let parsed = git_url(url, is_context)?;
     let (empty, path) = temporary_folder()?;
     let options = GitOptions { keep_git_dir, ..access.git(url) };
@@ -67,7 +79,7 @@ pub(crate) fn git(
     let mut source = open_folder(&checkout.folder, Default::default())?;
     source.path = None;
     source.temporary = empty.temporary;
-    Ok(source)
+    Ok((source, checkout.committed_unix_seconds))
 }
 
 /// Downloads a file into the store, or finds it there: the server is asked only whether it is still the same, and where

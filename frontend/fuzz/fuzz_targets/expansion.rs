@@ -21,6 +21,9 @@ const VALUE: [char; 16] = ['a', 'b', 'x', '*', '?', '/', '\\', '\n', '.', '$', '
 const PLAIN: [char; 20] =
     ['a', 'b', 'x', '*', '?', '/', '.', '}', '{', 'é', '[', ']', '(', '+', '#', '%', ':', '=', '<', '-'];
 
+/// Longer values are not compared.
+const MAX_BYTES: usize = 4096;
+
 fuzz_target!(|input: &[u8]| {
     let mut bytes = Unstructured::new(input);
     let _ = match bool::arbitrary(&mut bytes) {
@@ -119,7 +122,8 @@ impl Writer<'_, '_> {
             text += &piece.text;
             value = value.zip(piece.value).map(|(before, piece)| before + &piece);
         }
-        Ok(Some(Worth { text, value }))
+        // Long values meet limits, which the reference does not have.
+        Ok((value.as_ref().is_none_or(|value| value.len() <= MAX_BYTES)).then_some(Worth { text, value }))
     }
 
     fn piece(&mut self, place: Place, depth: usize) -> Result<Option<Worth>> {
@@ -192,14 +196,17 @@ impl Writer<'_, '_> {
                 return Ok(Some(Worth { text, value: None }));
             };
             let value = value.unwrap_or_default();
+            if pattern.len() + replacement.len() > MAX_BYTES {
+                return Ok(None);
+            }
             let value = match expression(&pattern, ".*") {
                 Err(()) => None,
                 Ok(found) if modifier == "/" => Some(match found.find(&value) {
                     Some(at) => format!("{}{replacement}{}", &value[..at.start()], &value[at.end()..]),
                     None => value.clone(),
                 }),
-                // Names in templates may hold any letter in Go.
-                Ok(_) if replacement.contains('$') && !replacement.is_ascii() => return Ok(None),
+                // Names in templates may hold any letter in Go, and what is no name between braces is none.
+                Ok(_) if !is_simple_template(&replacement) => return Ok(None),
                 Ok(found) => Some(found.replace_all(&value, replacement.as_str()).into_owned()),
             };
             return Ok(Some(Worth { text, value }));
@@ -260,6 +267,20 @@ fn expression(pattern: &str, stars: &str) -> std::result::Result<regex::Regex, (
         }
     }
     Ok(regex::Regex::new(&expression).expect("an expression"))
+}
+
+fn is_simple_template(text: &str) -> bool {
+    let mut braces = text.split("${").skip(1);
+    let is_name = |rest: &str| {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        end > 0 && rest[end..].starts_with('}')
+    };
+    // A number with a zero in front is a name to Go.
+    let has_odd_number = ["$0", "${0"].iter().any(|zero| {
+        text.match_indices(zero)
+            .any(|(at, _)| text[at + zero.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    });
+    !has_odd_number && braces.all(is_name) && (text.is_ascii() || !text.contains('$'))
 }
 
 fn ends_in_escape(pattern: &str) -> bool {

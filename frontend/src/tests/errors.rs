@@ -23,7 +23,7 @@ fn errors_point_at_the_words() {
     check("FROM a\nCOPY --link=maybe a b", "--link=maybe", "expecting boolean value for flag --link", None);
     check("FROM a\nCOPY --link= a b", "--link=", "missing a value on flag: --link", None);
     check("FROM a\nCOPY --from a b", "--from", "missing a value on flag: --from", None);
-    check("FROM a\nARG --x y", "--x", "unknown flag: --x", None);
+    check("FROM a\nENV --x y=1", "--x", "unknown flag: --x", None);
     check("FROM a b", "a b", "FROM requires either one or three arguments", None);
     check("FROM a IN b", "IN", "FROM requires either one or three arguments", None);
     check("FROM scratch AS 1st", "1st", "invalid name for build stage: \"1st\"", None);
@@ -101,7 +101,6 @@ fn errors_point_at_the_words() {
     );
     check("RUN x\nFROM a", "RUN", "must come after FROM", None);
     check("FROM a\nONBUILD FROM b", "FROM", "FROM isn't allowed as an ONBUILD trigger", None);
-    check("FROM a\nONBUILD RUM b", "RUM", "unknown instruction: RUM", Some("did you mean RUN?"));
     check("FROM a\nCOPY <<a/b /x\na/b\n", "<<a/b", "cannot hold a slash", None);
     check("FROM a\nCOPY a <<x\nx\n", "<<x", "cannot accept a heredoc as a destination", None);
     check("# escape=x\nFROM a", "x", "invalid escape token 'x'", None);
@@ -188,6 +187,19 @@ fn bytes_that_are_no_text_count_as_buildkit_counts_them() {
     let source = Source::new("f", &b"FROM a\nENTR\x85\x85 tar"[..]);
     let (_, errors) = parse(&source);
     assert_eq!(errors[0].span.map(|span| (span.start, span.end)), Some((7, 13)));
+}
+
+#[test]
+fn errors_of_triggers_point_at_from() {
+    // Found by fuzzing: they pointed to where the words stand in the trigger.
+    for trigger in ["COPY --from=$X a b", "RUN --mount=type=x y", "ENV A=\"", "COPY --from=9 a b"] {
+        let text = format!("FROM a AS b\nONBUILD {trigger}\n# FROM b\nFROM b\n");
+        let found = errors(&text, &Options::default());
+        let places: Vec<&str> =
+            found.iter().filter_map(|it| it.span).map(|span| &text[span.start..span.end]).collect();
+        assert_eq!(places, ["FROM b"], "{text}: {found:?}");
+        assert_eq!(found[0].span.map(|span| span.end), Some(text.len() - 1));
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use lithify_oci::layer::Times;
 use lithify_oci::{Blobs, Reference};
 use lithify_transfer::{Contents, Image, archive};
 
-use super::{dockerfile, files};
+use super::{dockerfile, epoch, files};
 use crate::access::Access;
 use crate::args::{Build, Progress, Pull};
 use crate::config::Config;
@@ -42,7 +42,17 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let access = Access::of(&settings);
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
     let read = dockerfile::read(&arguments.dockerfile, &access, &store)?;
-    let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
+    let epoch = match lithify_frontend::source_date_epoch(&read.text, &options) {
+        Ok(None) => None,
+        Ok(Some(said)) => {
+            let epoch = epoch::resolve(said, &arguments.dockerfile.context, &named, &access, &store)?;
+            let epoch = epoch.map(|seconds| seconds.to_string());
+            // Steps that declare it see the seconds.
+            options.build_args.push(("SOURCE_DATE_EPOCH".into(), epoch.clone().unwrap_or_default()));
+            epoch
+        }
+        Err(errors) => return Err(dockerfile_problem(&read.text, &errors)),
+    };
     let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
     let provider = Provider::new(&store, config, pull, read.context, named).with_access(access);

@@ -5,6 +5,7 @@ mod call;
 mod check;
 mod dockerfile;
 mod doctor;
+mod epoch;
 mod files;
 mod remote;
 mod store;
