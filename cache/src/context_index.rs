@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lithify_oci::{Digest, DigestWriter, Timestamp};
+use lithify_oci::{Digest, DigestWriter, FileDigest, Timestamp};
 
 use crate::{Error, Store};
 
@@ -25,7 +25,7 @@ use crate::{Error, Store};
 mod tests;
 
 /// The beginning of the file. Another version is read as an empty index.
-const MAGIC: &[u8] = b"lithify context index 1\n";
+const MAGIC: &[u8] = b"lithify context index 2\n";
 
 /// The size in bytes of what follows an entry's path: three numbers, two times, a digest.
 const FACTS_BYTES: usize = 3 * 8 + 2 * 12 + 32;
@@ -36,6 +36,9 @@ const FINE_MARGIN: Duration = Duration::from_millis(100);
 
 /// The same where it seems to count in seconds (FAT in two).
 const COARSE_MARGIN: Duration = Duration::from_secs(2);
+
+/// Marks of use are not renewed more often.
+const MARK: Duration = Duration::from_secs(3600);
 
 /// How many entries that nobody asked for are kept in any case.
 const SPARE: usize = if cfg!(test) { 5 } else { 100_000 };
@@ -89,6 +92,7 @@ impl ContextIndex {
             Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
             Err(error) => return Err(Error::at(&file)(error)),
         };
+        mark_used(&file);
         let paths = parse(&bytes, &root).unwrap_or_default();
         let asked = paths.iter().map(|_| AtomicBool::new(false)).collect();
         Ok(ContextIndex {
@@ -105,7 +109,7 @@ impl ContextIndex {
     }
 
     /// The digest of the file at `path` (below the root), if it is surely the one that was read.
-    pub fn digest(&self, path: &[u8], facts: &FileFacts) -> Option<Digest> {
+    pub fn digest(&self, path: &[u8], facts: &FileFacts) -> Option<FileDigest> {
         let stored = match self.inserted.get(path) {
             Some(stored) => stored,
             None => {
@@ -115,7 +119,7 @@ impl ContextIndex {
             }
         };
         let (facts_bytes, digest) = stored.split_at(FACTS_BYTES - 32);
-        (facts_bytes == encode(facts)).then(|| digest.try_into().map(Digest::from_bytes).ok())?
+        (facts_bytes == encode(facts)).then(|| digest.try_into().map(FileDigest::from_bytes).ok())?
     }
 
     /// Scans ask in nearly the order of the index, so the entry after the last one is tried first.
@@ -129,7 +133,7 @@ impl ContextIndex {
     }
 
     /// Remembers the digest of a file that was statted, then read. Does nothing for one that was changed too recently.
-    pub fn insert(&mut self, path: &[u8], facts: &FileFacts, digest: &Digest) {
+    pub fn insert(&mut self, path: &[u8], facts: &FileFacts, digest: &FileDigest) {
         if self.is_settled(facts.modified) && self.is_settled(facts.changed) {
             let mut stored = [0; FACTS_BYTES];
             stored[..FACTS_BYTES - 32].copy_from_slice(&encode(facts));
@@ -193,6 +197,17 @@ impl ContextIndex {
         let (mut file, digest, _) = out.finish();
         file.write_all(digest.as_bytes())?;
         file.flush()
+    }
+}
+
+/// Tells prune by the file's time that the index is in use; not each time, for it is a write.
+fn mark_used(file: &Path) {
+    let age =
+        fs::metadata(file).and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+    if age.is_some_and(|age| age > MARK) {
+        // It may go sooner than it should, and is written again then.
+        let _ =
+            fs::File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
     }
 }
 

@@ -71,10 +71,10 @@ pub use explanation::{Difference, Explanation, Part};
 use encoding::Encoder;
 
 /// The version of the table above and of the encoding.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Identifies the result of a step by what the step depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Key(Digest);
 
 impl Key {

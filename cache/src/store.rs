@@ -4,9 +4,10 @@
 //! oci-layout, index.json   the store seen as an OCI image layout: a view, rewritten whenever an image is named
 //! blobs/sha256/<hex>       blobs
 //! lithify.db               all else: cache records, names, layers (SQLite, write-ahead log); it leads
+//! builds/                  what became of each step of the last builds, and why
 //! contexts/                digests of context files (see `context_index`)
-//! trees/                   unpacked trees and working folders: not ours, whoever unpacks owns what is in it
-//! locks/                   one file for each step that is running
+//! trees/                   unpacked trees, working folders and cache mounts: not ours, whoever unpacks owns what is in it
+//! locks/                   one file for each step that is running, and one for each cache mount
 //! tmp/                     blobs that are being written, locked by whoever writes them
 //! use/                     one file for each process: what it uses, so that prune leaves it alone
 //! gc.lock                  held while prune takes something away
@@ -20,15 +21,19 @@
 //! ([`StepLock`]), and `prune` learns what is in use from the files in `use/`.
 
 mod blobs;
+mod builds;
 mod database;
 mod downloads;
+mod folders;
 mod images;
 mod layers;
 mod locks;
 mod mounts;
 mod prune;
 mod records;
+mod references;
 mod session;
+mod upstream;
 mod usage;
 mod verify;
 
@@ -42,7 +47,8 @@ use std::fs::{self, DirBuilder, File};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lithify_oci::Digest;
@@ -50,17 +56,20 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 pub use blobs::NewFile;
+pub use builds::{LoggedBuild, LoggedStep, StepOutcome};
 pub use downloads::Download;
+pub use folders::{Folder, FolderKind, Folders, KnownMount, NoFolders};
 pub use images::{Resolution, StoredImage, TaggedImage};
 pub use layers::{LayerBlob, LayerFacts};
 pub use locks::StepLock;
-pub use mounts::CacheMountLock;
-pub use prune::{PrunePolicy, Pruned};
-pub use records::Record;
-pub use usage::{ImageUsage, Usage};
+pub use mounts::{CacheMountLock, CacheMountName};
+pub use prune::{Kind, PrunePolicy, Pruned};
+pub use records::{Missed, Past, Record};
+pub use usage::{ImageUsage, LayerUsage, MountUsage, RecordUsage, Usage};
 pub use verify::Problem;
 
-use crate::Error;
+use crate::remote::Imports;
+use crate::{Error, Key};
 use database::Database;
 use session::{Scratch, Session};
 
@@ -76,6 +85,15 @@ struct Inner {
     unfinished: Scratch,
     trusted: Mutex<HashMap<Digest, u64>>,
     boot: [u8; 16],
+    upstream: OnceLock<Imports>,
+    answers: Mutex<Answers>,
+}
+
+/// What was asked of this process's handles.
+#[derive(Default)]
+struct Answers {
+    seen: Vec<(Key, Digest)>,
+    watchers: Vec<Sender<Digest>>,
 }
 
 /// What one thread at a time works with.
@@ -113,6 +131,8 @@ impl Store {
             unfinished: Scratch::new(root.join("tmp")),
             trusted: Mutex::default(),
             boot: boot_id(),
+            upstream: OnceLock::new(),
+            answers: Mutex::default(),
             root,
         };
         Ok(Store(Arc::new(inner)))
@@ -189,7 +209,7 @@ fn lay_out(root: &Path) -> Result<(), Error> {
 fn make_folders(root: &Path) -> Result<(), Error> {
     let make =
         |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::at(path));
-    ["blobs/sha256", "contexts", "trees", "locks", "tmp", "use"]
+    ["blobs/sha256", "builds", "contexts", "trees", "locks", "tmp", "use"]
         .iter()
         .try_for_each(|name| make(&root.join(name)))
 }

@@ -37,10 +37,16 @@ pub(crate) enum Command {
     Build(Box<Build>),
     /// Look for problems in a Dockerfile without building it
     Check(Box<Check>),
+    /// Say why steps of a build did not come from the cache: which file, variable or line differs
+    Why(Why),
     /// List the images of the store
     Images,
+    /// Take names of images away; what no other image and no cached step needs goes with the next prune
+    Rmi(Rmi),
+    /// Write an image of the store to a file
+    Save(Save),
     /// Show what takes space in the store
-    Du,
+    Du(Du),
     /// Take away what is no longer wanted: what no image and no cached step needs, and what the flags say
     Prune(Prune),
     /// Look after the store
@@ -58,16 +64,109 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// A step: its number, as progress shows it, or a part of its line [default: all that were not cached]
+    #[arg(value_name = "STEP")]
+    pub(crate) step: Option<String>,
+    /// The build that is asked about [default: the last]
+    #[arg(long, value_name = "BUILD")]
+    pub(crate) build: Option<u64>,
+    /// Another build to compare it with [default: for each step the most similar earlier run]
+    #[arg(long, value_name = "BUILD")]
+    pub(crate) against: Option<u64>,
+    /// List the builds that the store remembers
+    #[arg(long, conflicts_with_all = ["step", "build", "against"])]
+    pub(crate) list: bool,
+    /// How it is shown
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: WhyFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WhyFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rmi {
+    /// The names
+    #[arg(value_name = "NAME[:TAG]", required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    /// The image
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(crate) name: String,
+    /// The file [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// As an OCI archive, or as docker save writes it
+    #[arg(long, value_name = "FORMAT", default_value = "oci")]
+    pub(crate) format: SaveFormat,
+    /// Of an image for several platforms, the one to take [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SaveFormat {
+    Oci,
+    Docker,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Du {
+    /// List layers, cached steps, cache mounts and file trees one by one
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// How it is shown; json lists everything
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: WhyFormat,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Prune {
-    /// Forget steps that were not used for this long, such as 90s, 10m, 24h or 7d
-    #[arg(long, value_name = "TIME")]
+    /// Take away what was not used for this long, such as 90s, 10m, 24h or 7d
+    #[arg(long, alias = "older-than", value_name = "TIME")]
     pub(crate) unused_for: Option<String>,
-    /// Forget steps, the least recently used first, until the store takes no more than this, such as 10g
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) keep: Option<String>,
-    /// Forget every step
-    #[arg(short, long, conflicts_with_all = ["unused_for", "keep"])]
+    /// As docker says it: until=TIME is --unused-for TIME
+    #[arg(long, value_name = "until=TIME", conflicts_with = "unused_for")]
+    pub(crate) filter: Option<String>,
+    /// Take away the least recently used until the store takes no more than this on disk, such as 10g
+    #[arg(long, alias = "keep", value_name = "SIZE")]
+    pub(crate) keep_storage: Option<String>,
+    /// Take away all that is not in use
+    #[arg(short, long, conflicts_with_all = ["unused_for", "filter", "keep_storage"])]
     pub(crate) all: bool,
+    /// Of what [default: all but images]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub(crate) kind: Vec<PruneKind>,
+    /// Take nothing away, and say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PruneKind {
+    /// Names of images
+    Images,
+    /// Cached steps, and the layers that they made
+    Records,
+    /// Layers and other blobs that nothing needs
+    Layers,
+    /// Base images
+    Bases,
+    /// Files of ADD
+    Downloads,
+    /// What RUN --mount=type=cache keeps
+    Mounts,
+    /// Unpacked file trees
+    Trees,
+    /// What is remembered of context files, and the log of builds
+    Notes,
 }
 
 #[derive(Debug, Subcommand)]
@@ -121,6 +220,10 @@ pub(crate) struct Build {
     /// The time that files, configuration and history have in the image, or preserve for real ones [default: SOURCE_DATE_EPOCH, else 0]
     #[arg(long, value_name = "SECONDS|preserve", env = "LITHIFY_TIMESTAMP")]
     pub(crate) timestamp: Option<String>,
+    /// Help RUN to make the same files at any time: set SOURCE_DATE_EPOCH, and take logs, caches, machine ids and dates of passwords out of
+    /// its layers (README.md lists them)
+    #[arg(long, env = "LITHIFY_REPRODUCIBLE", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(crate) reproducible: bool,
     /// Push the image to its registry: short for --output type=registry
     #[arg(long)]
     pub(crate) push: bool,
@@ -130,6 +233,18 @@ pub(crate) struct Build {
     /// Take nothing from the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
+    /// A cache of another machine to take from, several times: type=registry,ref=REF | type=local,src=DIR |
+    /// type=s3,bucket=B,region=R; REF alone is type=registry; mounts=ID takes a cache mount as well
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_from: Vec<String>,
+    /// Where the cache is written for other machines, several times: type=registry,ref=REF | type=local,dest=DIR |
+    /// type=s3,bucket=B,region=R | type=inline; with mode=min (the image's own steps) or mode=max (all); mounts=ID
+    /// writes a cache mount as well
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_to: Vec<String>,
+    /// Touch no network: what the store lacks is an error, and RUN has loopback only
+    #[arg(long, env = "LITHIFY_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
     /// When to ask the registry for base images
     #[arg(long, value_name = "WHEN", env = "LITHIFY_PULL", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     pub(crate) pull: Option<Pull>,
@@ -151,7 +266,7 @@ pub(crate) struct Build {
     /// An ssh agent for RUN --mount=type=ssh
     #[arg(long, value_name = "default|ID[=SOCKET]")]
     pub(crate) ssh: Vec<String>,
-    /// The network of RUN: default and host are the host's, none is loopback only
+    /// The network of RUN
     #[arg(long, value_name = "NETWORK", env = "LITHIFY_NETWORK")]
     pub(crate) network: Option<Network>,
     /// A line for /etc/hosts in RUN
@@ -163,7 +278,7 @@ pub(crate) struct Build {
     /// A resource limit for RUN
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimit: Vec<String>,
-    /// Allow RUN --network=host and --security=insecure: network.host, security.insecure
+    /// Allow RUN --security=insecure, or RUN --network=host where --network says another one: security.insecure, network.host
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
     /// End a RUN after this time, such as 90s, 10m or 2h
@@ -234,11 +349,19 @@ pub(crate) enum Progress {
     Quiet,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Network {
+    /// The machine's
     Default,
+    /// Loopback only
     None,
+    /// The machine's
     Host,
+    /// One of its own, joined to the machine's by pasta (package passt); the machine's loopback is out of reach
+    Pasta,
+    /// One of its own, joined by slirp4netns
+    Slirp4netns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::args::{Pull, Sandbox, Snapshotter};
+use crate::args::{Network, Pull, Sandbox, Snapshotter};
 use crate::exit::{self, Problem};
 
 /// What `lithify.toml` may say. Unknown keys are errors, so that a misspelt one is not silently without effect.
@@ -20,15 +20,42 @@ pub(crate) struct Config {
     pub(crate) snapshotter: Option<Snapshotter>,
     /// `--sandbox`
     pub(crate) sandbox: Option<Sandbox>,
+    /// `--network`
+    pub(crate) network: Option<Network>,
+    /// `--reproducible`
+    #[serde(default)]
+    pub(crate) reproducible: bool,
+    /// `--cache-from`
+    #[serde(default)]
+    pub(crate) cache_from: Vec<String>,
+    /// `--cache-to`
+    #[serde(default)]
+    pub(crate) cache_to: Vec<String>,
+    /// `--offline`
+    #[serde(default)]
+    pub(crate) offline: bool,
     /// `--jobs`
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// What is taken away after a build.
+    #[serde(default)]
+    pub(crate) prune: Prune,
     /// By host name.
     #[serde(default)]
     pub(crate) registry: BTreeMap<String, Registry>,
 }
 
-/// `[registry."docker.io"]`
+/// `[prune]`, as the flags of `lithify prune`; applied after each build in which a step ran.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Prune {
+    /// `--unused-for`
+    pub(crate) unused_for: Option<String>,
+    /// `--keep-storage`
+    pub(crate) keep_storage: Option<String>,
+}
+
+/// `[registry."docker.io"]`
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Registry {
     /// Asked first, in order: hosts, or URLs where plain http or a path is wanted.

@@ -7,7 +7,7 @@ use lithify_engine::{NoCache, Secret, Settings};
 use lithify_frontend::{NamedContext, Options};
 use lithify_graph::Network;
 use lithify_oci::{Platform, Reference};
-use lithify_sandbox::{Choice, RungName};
+use lithify_sandbox::{Choice, RungName, UplinkProgram};
 
 use crate::args;
 use crate::config::Config;
@@ -17,6 +17,20 @@ use crate::exit::{self, Problem};
 /// A wrong value of a flag.
 pub(crate) fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Problem {
     Problem::new(exit::USAGE, format_args!("{flag} {value}: {why}"))
+}
+
+/// The fields of a spec: separated by commas; one in double quotes may hold commas itself.
+pub(crate) fn split_commas(spec: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    for c in spec.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            c => fields.last_mut().expect("there is always one").push(c),
+        }
+    }
+    fields
 }
 
 /// The named contexts.
@@ -79,10 +93,19 @@ pub(crate) fn labels(arguments: &[String]) -> Vec<(String, String)> {
 /// `--network`
 pub(crate) fn network(network: Option<args::Network>) -> Option<Network> {
     network.map(|network| match network {
-        args::Network::Default => Network::Default,
+        args::Network::Default | args::Network::Pasta | args::Network::Slirp4netns => Network::Default,
         args::Network::None => Network::None,
         args::Network::Host => Network::Host,
     })
+}
+
+/// The program that `--network` names.
+pub(crate) fn uplink(network: Option<args::Network>) -> Option<UplinkProgram> {
+    match network? {
+        args::Network::Default | args::Network::None | args::Network::Host => None,
+        args::Network::Pasta => Some(UplinkProgram::Pasta),
+        args::Network::Slirp4netns => Some(UplinkProgram::Slirp4netns),
+    }
 }
 
 /// `--tag`
@@ -119,6 +142,7 @@ pub(crate) fn settings(build: &args::Build, config: &Config) -> Result<Settings,
         secrets: build.secret.iter().map(|secret| self::secret(secret)).collect::<Result<_, _>>()?,
         ssh: build.ssh.iter().map(|ssh| self::ssh(ssh)).collect::<Result<_, _>>()?,
         ca_certificates: build.ca_certificates.as_deref().map(ca_certificates).transpose()?,
+        allow_host_network: build.allow.iter().any(|allow| allow == "network.host"),
         allow_insecure: build.allow.iter().any(|allow| allow == "security.insecure"),
         ..Settings::default()
     })

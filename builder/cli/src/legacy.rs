@@ -52,10 +52,6 @@ pub(crate) struct Legacy {
     #[arg(long, hide = true)]
     attest: Vec<String>,
     #[arg(long, hide = true)]
-    cache_from: Vec<String>,
-    #[arg(long, hide = true)]
-    cache_to: Vec<String>,
-    #[arg(long, hide = true)]
     annotation: Vec<String>,
     #[arg(long, hide = true)]
     device: Vec<String>,
@@ -105,8 +101,6 @@ fn refuse(flags: &Legacy) -> Result<(), Problem> {
         ("--provenance", is_wanted(&flags.provenance), "attestations are not written yet"),
         ("--sbom", is_wanted(&flags.sbom), "attestations are not written yet"),
         ("--attest", !flags.attest.is_empty(), "attestations are not written yet"),
-        ("--cache-from", !flags.cache_from.is_empty(), "caches of other machines are not read yet"),
-        ("--cache-to", !flags.cache_to.is_empty(), "the cache is not exported yet"),
         ("--annotation", !flags.annotation.is_empty(), "annotations are not written yet"),
         ("--device", !flags.device.is_empty(), "devices are not lent to RUN"),
         ("--policy", !flags.policy.is_empty(), "policies are not read"),

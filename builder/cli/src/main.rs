@@ -2,6 +2,7 @@
 
 mod access;
 mod args;
+mod caches;
 mod commands;
 mod config;
 mod contexts;
@@ -9,6 +10,7 @@ mod downloads;
 mod exit;
 mod inputs;
 mod legacy;
+mod network;
 mod outputs;
 mod render;
 mod signals;

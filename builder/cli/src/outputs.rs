@@ -10,7 +10,7 @@ use lithify_oci::layer::{Compression, Times};
 
 use crate::args::Build;
 use crate::exit::Problem;
-use crate::inputs::wrong;
+use crate::inputs::{split_commas, wrong};
 
 /// One place for the result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +80,14 @@ pub(crate) fn times(timestamp: Option<&str>, epoch: Option<&str>) -> Result<Opti
         (Some(text), _) => seconds("--timestamp", text),
         (None, Some(text)) => seconds("SOURCE_DATE_EPOCH", text),
         (None, None) => Ok(None),
+    }
+}
+
+/// The time of the image in seconds since 1970.
+pub(crate) fn seconds(times: Option<Times>) -> i64 {
+    match times {
+        Some(Times::At(seconds)) => seconds,
+        None | Some(Times::Preserve | Times::Exact) => 0,
     }
 }
 
@@ -202,19 +210,6 @@ impl<'a> Fields<'a> {
         };
         Ok(Some(compression))
     }
-}
-
-fn split_commas(spec: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    for c in spec.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            c => fields.last_mut().expect("there is always one").push(c),
-        }
-    }
-    fields
 }
 
 /// Calls `write` with the destination's writer. A file appears under its name only when it is complete.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lithify_cache::Store;
@@ -13,27 +13,22 @@ use lithify_files::ignore::Ignore;
 use lithify_frontend::{ImageRequest, ResolvedImage};
 use lithify_graph::{Context, Git, Http};
 use lithify_oci::{Blobs, Descriptor, Digest, ImageConfig, Platform, Reference};
+use lithify_transfer::Image;
 use lithify_transfer::layout::{self, Layout};
-use lithify_transfer::registry::{self, Client};
-use lithify_transfer::{Credentials, Image};
 
-use crate::access::Access;
 use crate::args::Pull;
-use crate::config::Config;
 use crate::contexts::Source;
-use crate::downloads;
+use crate::downloads::Outside;
 use crate::exit::{self, Problem};
 use crate::render::say;
 
 /// Where everything outside the Dockerfile comes from.
 pub(crate) struct Provider<'a> {
     store: &'a Store,
-    config: &'a Config,
+    outside: &'a Outside<'a>,
     pull: Pull,
     main: MainContext,
     named: BTreeMap<String, Source>,
-    access: Access,
-    network: OnceLock<Network>,
     images: Mutex<HashMap<Digest, Known>>,
     folders: Mutex<HashMap<Option<String>, Arc<FileSource>>>,
 }
@@ -46,12 +41,6 @@ pub(crate) enum MainContext {
     Folder { path: PathBuf, ignore: Ignore },
     /// Files that are only there for this build.
     Fetched(Arc<FileSource>),
-}
-
-/// The runtime and the registry client: made when the first byte has to come from afar.
-struct Network {
-    runtime: tokio::runtime::Runtime,
-    client: Client,
 }
 
 struct Known {
@@ -68,36 +57,20 @@ enum Origin {
 
 impl<'a> Provider<'a> {
     pub(crate) fn new(
-        store: &'a Store,
-        config: &'a Config,
+        outside: &'a Outside<'a>,
         pull: Pull,
         main: MainContext,
         named: BTreeMap<String, Source>,
     ) -> Self {
         Provider {
-            store,
-            config,
+            store: outside.store,
+            outside,
             pull,
             main,
             named,
-            access: Access::default(),
-            network: OnceLock::new(),
             images: Mutex::default(),
             folders: Mutex::default(),
         }
-    }
-
-    /// With what private servers ask for.
-    pub(crate) fn with_access(self, access: Access) -> Self {
-        Provider { access, ..self }
-    }
-
-    fn network(&self) -> Result<&Network, Problem> {
-        if let Some(network) = self.network.get() {
-            return Ok(network);
-        }
-        let network = Network::new(self.config)?;
-        Ok(self.network.get_or_init(|| network))
     }
 
     /// Finds the image that the frontend asks for: its manifest and configuration, but none of its layers.
@@ -186,7 +159,8 @@ impl<'a> Provider<'a> {
             );
             return Err(Problem::new(exit::SOURCE, message));
         }
-        let network = self.network()?;
+        let network =
+            self.outside.connection.network(&format_args!("the image {reference} for {platform}"))?;
         let resolving = network.client.resolve(reference, platform, self.store);
         let image = network.runtime.block_on(resolving).map_err(|error| {
             Problem::caused(exit::SOURCE, format_args!("cannot find the base image {reference}"), &error)
@@ -278,7 +252,7 @@ impl<'a> Provider<'a> {
 
     /// Pushes a built image under a name.
     pub(crate) fn push(&self, name: &Reference, image: &Image, bases: &[Reference]) -> Result<(), Problem> {
-        let network = self.network()?;
+        let network = self.outside.connection.network(&format_args!("a way to push {name}"))?;
         let pushing = network.client.push(name, image, self.store, bases, &());
         let failed = |error| Problem::caused(exit::OUTPUT, format_args!("cannot push {name}"), &error);
         network.runtime.block_on(pushing).map(|_| ()).map_err(failed)
@@ -306,33 +280,10 @@ impl<'a> Provider<'a> {
         };
         match source {
             Source::Folder(path) => open_folder(path, ignore_in(path)?),
-            Source::Git(url) => self.checkout(url, true, false, None),
-            Source::Url(url) => self.download(url, None, Some("context")),
+            Source::Git(url) => self.outside.git(url, true, false, None),
+            Source::Url(url) => self.outside.http(url, None, Some("context")),
             other => Err(failed(format!("{other:?} is no folder"))),
         }
-    }
-
-    fn checkout(
-        &self,
-        url: &str,
-        is_context: bool,
-        keep_git_dir: bool,
-        checksum: Option<&str>,
-    ) -> Result<FileSource, SourceError> {
-        downloads::git(&self.connected()?.runtime, &self.access, url, is_context, keep_git_dir, checksum)
-    }
-
-    fn download(
-        &self,
-        url: &str,
-        checksum: Option<Digest>,
-        name: Option<&str>,
-    ) -> Result<FileSource, SourceError> {
-        downloads::http(&self.connected()?.runtime, &self.access, self.store, url, checksum, name)
-    }
-
-    fn connected(&self) -> Result<&Network, SourceError> {
-        self.network().map_err(|problem| SourceError { message: problem.lines() })
     }
 }
 
@@ -365,7 +316,9 @@ impl Sources for Provider<'_> {
         };
         match (reference, layout) {
             (Some(reference), _) => {
-                let network = self.network().map_err(|problem| SourceError { message: problem.lines() })?;
+                let what = format!("the layer {} of {}", layer.digest, image.name);
+                let network = self.outside.connection.network(&what);
+                let network = network.map_err(|problem| SourceError { message: problem.lines() })?;
                 let pulling = network.client.pull_layer(&reference, layer, self.store, &());
                 network.runtime.block_on(pulling).map(|_| ()).map_err(|error| failed(&error))
             }
@@ -396,44 +349,17 @@ impl Sources for Provider<'_> {
     }
 
     fn http(&self, http: &Http) -> Result<Arc<FileSource>, SourceError> {
-        self.download(&http.url, http.checksum, None).map(Arc::new)
+        self.outside.http(&http.url, http.checksum, None).map(Arc::new)
     }
 
     fn git_commit(&self, git: &Git) -> Result<Option<String>, SourceError> {
-        downloads::git_commit(&self.connected()?.runtime, &self.access, &git.url, git.checksum.as_deref())
+        self.outside.git_commit(&git.url, git.checksum.as_deref())
     }
 
     fn git(&self, git: &Git, commit: Option<&str>) -> Result<Arc<FileSource>, SourceError> {
         let expected = commit.or(git.checksum.as_deref());
-        self.checkout(&git.url, false, git.keep_git_dir, expected).map(Arc::new)
+        self.outside.git(&git.url, false, git.keep_git_dir, expected).map(Arc::new)
     }
-}
-
-impl Network {
-    fn new(config: &Config) -> Result<Self, Problem> {
-        let runtime = runtime()?;
-        let credentials = match crate::config::docker_config() {
-            None => Credentials::default(),
-            Some(file) => Credentials::from_docker_config(&file).map_err(|error| {
-                Problem::caused(exit::USAGE, "cannot read docker's configuration", &error)
-            })?,
-        };
-        let mirrors = config.registry.iter().filter(|(_, registry)| !registry.mirrors.is_empty());
-        let insecure = config.registry.iter().filter(|(_, registry)| registry.insecure);
-        let client = Client::new(registry::Config {
-            mirrors: mirrors.map(|(host, registry)| (host.clone(), registry.mirrors.clone())).collect(),
-            insecure: insecure.map(|(host, _)| host.clone()).collect(),
-            credentials,
-            ..registry::Config::default()
-        });
-        Ok(Network { runtime, client })
-    }
-}
-
-/// What network clients run on.
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| Problem::caused(exit::SOURCE, "cannot start the network client", &error))
 }
 
 pub(crate) fn store_problem(error: lithify_cache::Error) -> Problem {

@@ -1,6 +1,7 @@
 //! From layers to an image: configuration, history and manifest.
 
-use lithify_cache::Store;
+use lithify_cache::remote::inline;
+use lithify_cache::{Key, Store};
 use lithify_graph::{HistoryItem, Target};
 use lithify_oci::layer::Times;
 use lithify_oci::manifest::canonical_json;
@@ -23,6 +24,8 @@ pub struct Built {
     /// The layers, the lowest first.
     pub layers: Vec<BuiltLayer>,
     target: Target,
+    /// For a cache inside the image: the keys that its layers answer.
+    inline: Option<Vec<(Key, Digest)>>,
 }
 
 /// A layer of a built image.
@@ -47,12 +50,9 @@ pub(crate) fn assemble(running: &Running<'_>, tree: &TreeLayers) -> Result<Built
         }
         None => own_layer(store, diff_id, &Encoding::default()),
     });
-    put_together(
-        store,
-        &running.request.graph.target,
-        layers.collect::<Result<_, _>>()?,
-        &Encoding::default(),
-    )
+    let inline = running.request.settings.inline_cache.then(|| store.answers());
+    let layers = layers.collect::<Result<_, _>>()?;
+    put_together(store, &running.request.graph.target, layers, &Encoding::default(), inline)
 }
 
 impl Built {
@@ -69,7 +69,8 @@ impl Built {
                 Ok(BuiltLayer { blob, ..layer.clone() })
             }
         });
-        put_together(store, &self.target, layers.collect::<Result<_, _>>()?, encoding)
+        let layers = layers.collect::<Result<_, _>>()?;
+        put_together(store, &self.target, layers, encoding, self.inline.clone())
     }
 }
 
@@ -83,9 +84,17 @@ fn put_together(
     target: &Target,
     layers: Vec<BuiltLayer>,
     encoding: &Encoding,
+    inline: Option<Vec<(Key, Digest)>>,
 ) -> Result<Built, Error> {
     let created = created(store, &layers, encoding.times).map_err(Error::Assemble)?;
-    let config_bytes = canonical_json(&configuration(target, &layers, &created));
+    let mut config = configuration(target, &layers, &created);
+    // What a base image says of itself is not true of this one.
+    config.extra.remove(inline::FIELD);
+    if let Some(records) = &inline {
+        let field = inline::field(records, &config.rootfs.diff_ids, &encoding.compression.identity());
+        config.extra.insert(inline::FIELD.to_owned(), field);
+    }
+    let config_bytes = canonical_json(&config);
     let config = store_json(store, media_type::CONFIG, &config_bytes)?;
     let manifest_bytes = canonical_json(&Manifest {
         schema_version: 2,
@@ -96,7 +105,7 @@ fn put_together(
         extra: Default::default(),
     });
     let manifest = store_json(store, media_type::MANIFEST, &manifest_bytes)?;
-    Ok(Built { manifest, manifest_bytes, config, layers, target: target.clone() })
+    Ok(Built { manifest, manifest_bytes, config, layers, target: target.clone(), inline })
 }
 
 /// When the image says that it was made. With real times it is when the newest of its own files was: running the build

@@ -1,26 +1,30 @@
 //! Drives the steps: asks the schedule what to do, does it on a thread each, tells the schedule how it went.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::Instant;
 
 use lithify_cache::Store;
-use lithify_graph::{Graph, StepId, Tree};
+use lithify_graph::{Graph, Op, StepId, Tree};
 use lithify_linux::tree::STACK_BYTES;
 
 use crate::assemble::{Built, assemble};
 use crate::chain::TreeLayers;
 use crate::error::{Error, Failure};
 use crate::event::{Event, Observer, Origin};
+use crate::log::Log;
 use crate::operations::{Done, Outcome};
 use crate::resources::{Cancel, Sources};
 use crate::schedule::Schedule;
 use crate::settings::Settings;
-use crate::trees::Trees;
+use crate::trees::{Needed, Trees};
 
 /// A build to do.
 pub struct Request<'a> {
+    /// What the log of builds calls it.
+    pub name: &'a str,
     /// What to build.
     pub graph: &'a Graph,
     /// Where results are kept.
@@ -39,6 +43,9 @@ pub struct Request<'a> {
 pub(crate) struct Running<'a> {
     pub(crate) request: &'a Request<'a>,
     pub(crate) trees: Trees<'a>,
+    pub(crate) log: Log,
+    /// Cache mounts that this build has emptied, for it was told to take nothing from caches.
+    pub(crate) emptied: Mutex<HashSet<String>>,
     outcomes: Mutex<Vec<Option<Outcome>>>,
 }
 
@@ -51,11 +58,16 @@ pub fn build(request: &Request<'_>) -> Result<Built, Error> {
     let running = Running {
         request,
         trees: Trees::new(request.store, request.sources, request.settings, request.cancel),
+        log: Log::new(request.graph),
+        emptied: Mutex::default(),
         outcomes: Mutex::new(vec![None; request.graph.steps.len()]),
     };
-    running.run_steps()?;
-    let tree = running.tree(request.graph.target.tree);
-    assemble(&running, &tree)
+    let built = running.run_steps().and_then(|()| {
+        let tree = running.tree(request.graph.target.tree);
+        assemble(&running, &tree)
+    });
+    running.log.write(request, built.is_ok());
+    built
 }
 
 impl<'a> Running<'a> {
@@ -74,6 +86,7 @@ impl<'a> Running<'a> {
                 match result {
                     Ok(outcome) => self.finish(&mut schedule, step, outcome),
                     Err(failure) => {
+                        self.log.failed(step);
                         schedule.failed();
                         self.trees.stop();
                         first_failure.get_or_insert((step, failure));
@@ -136,6 +149,7 @@ impl<'a> Running<'a> {
     }
 
     fn report(&self, step: StepId, done: &Done, since: Instant) {
+        self.log.finished(step, done.origin);
         self.request.observer.event(Event::Finished { step, origin: done.origin, took: since.elapsed() });
     }
 
@@ -162,6 +176,26 @@ impl<'a> Running<'a> {
                 Outcome::Files(_) | Outcome::Commit(_) => TreeLayers::default(),
             },
         }
+    }
+
+    /// The trees that steps which are not done start from or read; a RUN's own base (`by` is the step) may become its result.
+    pub(crate) fn needed_beside(&self, by: StepId) -> Needed {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut needed = HashSet::new();
+        for (index, step) in self.request.graph.steps.iter().enumerate() {
+            if outcomes[index].is_some() {
+                continue;
+            }
+            let own_base =
+                index == by.0 as usize && matches!(&step.op, Op::Exec(exec) if exec.base != Tree::Scratch);
+            // The base comes first among the inputs.
+            for input in step.op.inputs().into_iter().skip(usize::from(own_base)) {
+                if let Some(Outcome::Tree(layers)) = &outcomes[input.0 as usize] {
+                    needed.extend(layers.chain().last());
+                }
+            }
+        }
+        Needed(needed)
     }
 
     pub(crate) fn emit_start(&self, step: StepId, why: Option<&str>) {

@@ -5,8 +5,8 @@ use std::io::{self, Read};
 
 use lithify_cache::{LayerBlob, LayerFacts, Store};
 use lithify_oci::layer::{
-    Catalogue, CatalogueEntry, Compression, Layer, LayerWriter, Limits, Times, decompress, read_tar,
-    recompress,
+    Catalogue, CatalogueEntry, Compiled, Compression, InLayer, Layer, LayerWriter, Limits, Mended, Times,
+    Written, decompress, read_tar, recompress,
 };
 use lithify_oci::{Content, Descriptor, Digest, Entry, EntrySink};
 
@@ -33,18 +33,13 @@ impl Encoding {
     /// # Errors
     /// A store that cannot be read or written, and one that has lost the layer.
     pub(crate) fn own(&self, store: &Store, diff_id: &Digest) -> io::Result<(Digest, Descriptor)> {
-        let catalogue = match self.times {
-            Times::At(0) => None,
-            Times::At(_) => Some(None),
-            Times::Preserve | Times::Exact => Some(Some(catalogue_of(store, diff_id)?)),
-        };
-        let Some(catalogue) = catalogue else {
+        if self.times == Times::At(0) {
             return Ok((*diff_id, self.of_plain(store, diff_id)?));
-        };
-        let times = match (self.times, &catalogue) {
-            (Times::At(seconds), _) => format!("at {seconds}"),
-            (_, Some((digest, _))) => format!("preserve {digest}"),
-            (_, None) => unreachable!("real times come with a catalogue"),
+        }
+        let (digest, catalogue) = catalogue_of(store, diff_id)?;
+        let times = match self.times {
+            Times::At(seconds) => format!("at {seconds}"),
+            Times::Preserve | Times::Exact => format!("preserve {digest}"),
         };
         if let Some(known) = store.retimed(diff_id, &times)?
             && let Some(blob) = self.known(store, &known)?
@@ -53,13 +48,9 @@ impl Encoding {
         }
         let new = store.create_file()?;
         let mut writer = LayerWriter::new(new.file().try_clone()?, self.compression, self.times)?;
-        let entries = catalogue.as_ref().map(|(_, catalogue)| catalogue.entries()).transpose()?;
-        read_tar(
-            open_layer(store, diff_id)?,
-            &mut Retime { writer: &mut writer, entries },
-            Limits::default(),
-        )?;
-        let (_, layer, _) = writer.finish()?;
+        let mut retime = Retime { writer: &mut writer, entries: catalogue.entries()?, times: self.times };
+        read_tar(open_layer(store, diff_id)?, &mut retime, Limits::default())?;
+        let (_, Written { layer, .. }) = writer.finish()?;
         new.commit_as(layer.blob.digest, layer.blob.size_bytes)?;
         self.remember(store, &layer)?;
         store.remember_retimed(diff_id, &times, &layer.diff_id)?;
@@ -105,7 +96,10 @@ impl Encoding {
         let identity = self.compression.identity();
         let blobs = store.layer(diff_id)?.map(|facts| facts.blobs).unwrap_or_default();
         let known = blobs.into_iter().find(|blob| blob.codec == identity).map(|blob| blob.descriptor);
-        Ok(known.filter(|blob| store.open_blob(&blob.digest).is_ok()))
+        match known {
+            Some(blob) if store.is_available(&blob.digest)? => Ok(Some(blob)),
+            _ => Ok(None),
+        }
     }
 
     fn remember(&self, store: &Store, layer: &Layer) -> io::Result<()> {
@@ -126,7 +120,7 @@ pub(crate) fn newest(store: &Store, diff_id: &Digest) -> io::Result<Option<i64>>
     Ok(newest)
 }
 
-fn catalogue_of(store: &Store, diff_id: &Digest) -> io::Result<(Digest, Catalogue)> {
+pub(crate) fn catalogue_of(store: &Store, diff_id: &Digest) -> io::Result<(Digest, Catalogue)> {
     let digest = store.layer(diff_id)?.and_then(|facts| facts.catalogue);
     let digest = digest.ok_or_else(|| lost(diff_id))?;
     let mut bytes = vec![];
@@ -146,21 +140,31 @@ fn lost(diff_id: &Digest) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, problem)
 }
 
-/// Gives entries their real times.
+/// Gives entries their real times, and compiled Python the time that its source gets.
 struct Retime<'a, I> {
     writer: &'a mut dyn EntrySink,
-    entries: Option<I>,
+    entries: I,
+    times: Times,
 }
 
 impl<I: Iterator<Item = io::Result<CatalogueEntry>>> EntrySink for Retime<'_, I> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> io::Result<()> {
-        let Some(entries) = &mut self.entries else { return self.writer.entry(entry, content) };
-        let real = entries.next().transpose()?.filter(|real| real.entry.path == entry.path);
+        let real = self.entries.next().transpose()?.filter(|real| real.entry.path == entry.path);
         let Some(real) = real else {
             let problem = format!("the catalogue of a layer does not have {}", entry.path);
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         };
-        self.writer.entry(&Entry { modified: real.entry.modified, ..entry.clone() }, content)
+        let entry = Entry { modified: real.entry.modified, ..entry.clone() };
+        match (real.compiled, self.times) {
+            (Some(Compiled { in_layer: InLayer::AsSource, source_seconds }), times) => {
+                let source_seconds = match times {
+                    Times::At(seconds) => seconds as u32,
+                    Times::Preserve | Times::Exact => source_seconds,
+                };
+                self.writer.entry(&entry, &mut Mended { content, source_seconds })
+            }
+            _ => self.writer.entry(&entry, content),
+        }
     }
 }
 

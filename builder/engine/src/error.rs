@@ -45,6 +45,9 @@ pub enum Failure {
     /// The machine does not let steps run.
     #[error("this machine does not let lithify run steps")]
     Unavailable(#[source] lithify_sandbox::Unavailable),
+    /// The machine does not let steps have the network that was asked for.
+    #[error("{0}")]
+    Network(#[source] lithify_sandbox::Error),
     /// A file of a context changed while it was copied, again and again.
     #[error(
         "{path} changed while it was copied: build again when whatever writes it is done, or name it in .dockerignore"

@@ -11,10 +11,12 @@ mod chain;
 mod encode;
 mod error;
 mod event;
+mod log;
 mod operations;
 mod resources;
 mod schedule;
 mod settings;
+mod space;
 mod trees;
 
 pub use assemble::{Built, BuiltLayer};
@@ -25,4 +27,5 @@ pub use error::{Ending, Error, Failure, ProcessFailure};
 pub use event::{Event, Observer, Origin, Stream};
 pub use resources::{Cancel, FileSource, ImageLayers, SourceError, Sources, TemporaryFolder};
 pub use settings::{NoCache, Secret, Settings};
+pub use space::TreeFolders;
 pub use trees::probe_snapshotter;

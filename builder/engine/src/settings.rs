@@ -18,6 +18,8 @@ pub struct Settings {
     pub snapshotter: Option<Snapshotter>,
     /// Which sandbox steps run in.
     pub sandbox: lithify_sandbox::Choice,
+    /// `--network=pasta` and the like: what RUN has instead of the host's network; `None` is the host's.
+    pub uplink: Option<lithify_sandbox::UplinkProgram>,
     /// What a RUN sees as its machine's name.
     pub hostname: String,
     /// `--add-host`: names and addresses.
@@ -34,6 +36,12 @@ pub struct Settings {
     pub ssh: BTreeMap<String, std::path::PathBuf>,
     /// `--ca-certificates`: a bundle in PEM, which takes the place of the image's own. It enters no key.
     pub ca_certificates: Option<Vec<u8>>,
+    /// `--reproducible`: what SOURCE_DATE_EPOCH is where the Dockerfile does not say, in seconds since 1970.
+    pub reproducible: Option<i64>,
+    /// `--allow network.host`, which counts where `uplink` keeps RUN from the host's network.
+    pub allow_host_network: bool,
+    /// `--cache-to type=inline`: whether the image says which keys its layers answer.
+    pub inline_cache: bool,
     /// `--allow security.insecure`
     pub allow_insecure: bool,
 }
@@ -45,6 +53,7 @@ impl Default for Settings {
             no_cache: NoCache::Use,
             snapshotter: None,
             sandbox: lithify_sandbox::Choice::Auto,
+            uplink: None,
             hostname: "buildkitsandbox".into(),
             extra_hosts: vec![],
             shm_size_bytes: DEFAULT_SHM_BYTES,
@@ -53,6 +62,9 @@ impl Default for Settings {
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             ca_certificates: None,
+            reproducible: None,
+            allow_host_network: false,
+            inline_cache: false,
             allow_insecure: false,
         }
     }

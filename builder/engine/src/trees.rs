@@ -27,6 +27,8 @@ pub(crate) struct Trees<'a> {
     warning: Mutex<Option<&'static str>>,
     /// Layers of base images, by diffID: where their blobs come from.
     bases: Mutex<HashMap<Digest, (Image, Descriptor)>>,
+    /// The trees of base images, by chain id: they stay, since other builds start from them.
+    base_trees: Mutex<HashSet<Digest>>,
     /// Trees that the worker is known to have, by chain id. Held while one is unpacked, so that two steps do not unpack the same.
     present: Mutex<HashSet<Digest>>,
 }
@@ -48,12 +50,17 @@ impl<'a> Trees<'a> {
             starting: Mutex::new(()),
             warning: Mutex::default(),
             bases: Mutex::default(),
+            base_trees: Mutex::default(),
             present: Mutex::default(),
         }
     }
 
     /// Remembers where the layers of a base image come from.
     pub(crate) fn add_base(&self, image: &Image, layers: &[(Digest, Descriptor)]) {
+        let tree = TreeLayers::new(layers.iter().map(|(diff_id, _)| *diff_id));
+        if let Some(chain_id) = tree.chain().last() {
+            self.base_trees.lock().unwrap_or_else(PoisonError::into_inner).insert(*chain_id);
+        }
         let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         for (diff_id, blob) in layers {
             bases.entry(*diff_id).or_insert_with(|| (image.clone(), blob.clone()));
@@ -131,34 +138,72 @@ impl<'a> Trees<'a> {
         }
     }
 
-    /// Makes sure that the worker has a tree, and every tree on the way to it.
-    pub(crate) fn ensure(&self, worker: &Worker, tree: &TreeLayers) -> Result<(), Failure> {
+    /// Makes sure that the worker has a tree. Trees on the way to it that are not in `needed` and are no base image's may become it.
+    pub(crate) fn ensure(&self, worker: &Worker, tree: &TreeLayers, needed: &Needed) -> Result<(), Failure> {
+        let chain = tree.chain();
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        for (at, chain_id) in tree.chain().iter().enumerate() {
-            if present.contains(chain_id) {
-                continue;
+        let mut there = chain.len();
+        while there > 0 && !present.contains(&chain[there - 1]) && !self.has(worker, &chain[..there])? {
+            there -= 1;
+        }
+        for at in there..chain.len() {
+            let consume = at > 0 && self.is_spare(&chain[at - 1], needed);
+            self.apply(worker, &chain[..=at], &tree.diff_ids()[at], consume)?;
+            if consume {
+                present.remove(&chain[at - 1]);
             }
-            let chain = tree.chain()[..=at].to_vec();
-            let has = match worker.call(&lithify_worker::Request::Has { chain: chain.clone() }, &[])? {
-                Response::Has(has) => has,
-                other => return Err(lithify_worker::unexpected(&other).into()),
-            };
-            if !has {
-                self.apply(worker, &chain, &tree.diff_ids()[at])?;
-            }
-            present.insert(*chain_id);
+        }
+        present.extend(chain.last());
+        Ok(())
+    }
+
+    /// Whether a tree may become the next one.
+    pub(crate) fn is_spare(&self, chain_id: &Digest, needed: &Needed) -> bool {
+        let bases = self.base_trees.lock().unwrap_or_else(PoisonError::into_inner);
+        !needed.0.contains(chain_id) && !bases.contains(chain_id)
+    }
+
+    /// The worker may not have this tree any more.
+    pub(crate) fn consumed(&self, tree: &TreeLayers) {
+        if let Some(chain_id) = tree.chain().last() {
+            self.present.lock().unwrap_or_else(PoisonError::into_inner).remove(chain_id);
+        }
+    }
+
+    /// Some tree is not there any more that was.
+    pub(crate) fn forget(&self) {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Whether the worker has the tree; prune leaves it alone from now on, or has taken it before.
+    fn has(&self, worker: &Worker, chain: &[Digest]) -> Result<bool, Failure> {
+        let ask = || worker.call(&lithify_worker::Request::Has { chain: chain.to_vec() }, &[]);
+        match self.store.use_trees(chain, ask)?? {
+            Response::Has(has) => Ok(has),
+            other => Err(lithify_worker::unexpected(&other).into()),
+        }
+    }
+
+    /// The worker has made this tree itself; a prune may have taken it since.
+    ///
+    /// # Errors
+    /// A worker that is gone, and a store that cannot be written.
+    pub(crate) fn made(&self, worker: &Worker, tree: &TreeLayers) -> Result<(), Failure> {
+        if let Some(chain_id) = tree.chain().last()
+            && self.has(worker, tree.chain())?
+        {
+            self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(*chain_id);
         }
         Ok(())
     }
 
-    /// The worker has this tree now: it made it itself.
-    pub(crate) fn made(&self, tree: &TreeLayers) {
-        if let Some(chain_id) = tree.chain().last() {
-            self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(*chain_id);
-        }
-    }
-
-    fn apply(&self, worker: &Worker, chain: &[Digest], diff_id: &Digest) -> Result<(), Failure> {
+    fn apply(
+        &self,
+        worker: &Worker,
+        chain: &[Digest],
+        diff_id: &Digest,
+        consume: bool,
+    ) -> Result<(), Failure> {
         let opening = |source| Failure::Io { doing: "cannot open a layer in the store", source };
         let blob = self.blob(diff_id)?;
         let base = self.base_layer(diff_id);
@@ -172,6 +217,7 @@ impl<'a> Trees<'a> {
             chain: *chain_id,
             catalogue: files.len() > 1,
             claimed: base.is_some().then_some(*diff_id),
+            consume,
         };
         let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         match (worker.call(&request, &files), base) {
@@ -185,7 +231,7 @@ impl<'a> Trees<'a> {
         }
     }
 
-    /// A blob of the layer that is in the store; a base image's is fetched if need be.
+    /// A blob of the layer that can be opened; a base image's is fetched if need be, one of a remote cache when it is opened.
     pub(crate) fn blob(&self, diff_id: &Digest) -> Result<Descriptor, Failure> {
         if let Some((image, descriptor)) = self.base_layer(diff_id) {
             if self.store.open_blob(&descriptor.digest).is_err() {
@@ -195,14 +241,17 @@ impl<'a> Trees<'a> {
         }
         let facts = self.store.layer(diff_id)?;
         let here = facts.into_iter().flat_map(|facts| facts.blobs).map(|blob| blob.descriptor);
-        here.into_iter().find(|blob| self.store.open_blob(&blob.digest).is_ok()).ok_or_else(|| {
-            Failure::Input(format!("the store has lost the layer {diff_id}: build again with --no-cache"))
-        })
+        here.into_iter().find(|blob| self.store.is_available(&blob.digest).unwrap_or(false)).ok_or_else(
+            || Failure::Input(format!("the store has lost the layer {diff_id}: build again with --no-cache")),
+        )
     }
 }
 
+/// The trees that steps will still start from or read, by chain id.
+pub(crate) struct Needed(pub(crate) HashSet<Digest>);
+
 /// The folder for the trees of one place; its root owns it. Trees are kept apart because what their files' owners mean is.
-fn tree_folder(trees: &std::path::Path, place: &Place) -> Result<OwnedFd, Failure> {
+pub(crate) fn tree_folder(trees: &std::path::Path, place: &Place) -> Result<OwnedFd, Failure> {
     use rustix::fs::{Gid, Mode, OFlags, Uid};
     let failed =
         |source: std::io::Error| Failure::Io { doing: "cannot make the folder for file trees", source };

@@ -14,6 +14,8 @@ pub const NODE_ATTRIBUTE: &str = "user.lithify.node";
 
 /// The one attribute that goes into layers, as with BuildKit.
 pub(crate) const CAPABILITY: &str = "security.capability";
+const CAPABILITY_NAME: &CStr = c"security.capability";
+const NODE_NAME: &CStr = c"user.lithify.node";
 
 /// A kind of file, without what belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,10 +66,9 @@ pub(crate) fn extra(
             return Ok(Some(extra));
         }
         FileType::RegularFile => {
-            extra.capability = attribute(directory, name, CAPABILITY)?.map(without_root_id);
+            extra.capability = attribute(directory, name, CAPABILITY_NAME)?.map(without_root_id);
             if stand_ins && metadata.size_bytes == 0 {
-                extra.stand_in =
-                    attribute(directory, name, NODE_ATTRIBUTE)?.and_then(|value| parse_node(&value));
+                extra.stand_in = attribute(directory, name, NODE_NAME)?.and_then(|value| parse_node(&value));
             }
         }
         _ => {}
@@ -76,27 +77,44 @@ pub(crate) fn extra(
 }
 
 /// One extended attribute, `None` where it is not there or the file system has none.
-fn attribute(directory: BorrowedFd<'_>, name: &CStr, attribute: &str) -> io::Result<Option<Vec<u8>>> {
+fn attribute(directory: BorrowedFd<'_>, name: &CStr, attribute: &CStr) -> io::Result<Option<Vec<u8>>> {
     let mut value = [0; 256];
-    // One system call instead of three: the descriptor's own name in /proc stands for the folder.
-    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name.to_bytes());
-    let length = match rustix::fs::lgetxattr(path, attribute, &mut value) {
-        // Without /proc the file must be opened.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-                Ok(file) => rustix::fs::fgetxattr(file, attribute, &mut value),
-                Err(Errno::ACCESS) => return Ok(None),
-                Err(error) => Err(error),
-            }
-        }
-        other => other,
+    let length = match lithify_linux::xattr::get(directory, name, attribute, &mut value) {
+        Ok(length) => Ok(length),
+        Err(error) => match Errno::from_io_error(&error) {
+            // A filter of system calls may say EPERM to one that it does not know.
+            Some(Errno::NOSYS | Errno::PERM) | None => by_path(directory, name, attribute, &mut value),
+            Some(errno) => Err(errno),
+        },
     };
     match length {
         Ok(length) => Ok(Some(value[..length].to_vec())),
         Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::RANGE) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The attribute on kernels that cannot be asked for it by descriptor and name.
+fn by_path(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    attribute: &CStr,
+    value: &mut [u8],
+) -> rustix::io::Result<usize> {
+    // One system call instead of three: the descriptor's own name in /proc stands for the folder.
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    match rustix::fs::lgetxattr(path, attribute, &mut *value) {
+        // Without /proc the file must be opened.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+                Ok(file) => rustix::fs::fgetxattr(file, attribute, value),
+                Err(Errno::ACCESS) => Err(Errno::NODATA),
+                Err(error) => Err(error),
+            }
+        }
+        other => other,
     }
 }
 

@@ -16,6 +16,7 @@ mod filter;
 pub mod flatten;
 pub mod glob;
 pub mod ignore;
+pub mod noise;
 pub mod owner;
 pub mod place;
 pub mod plant;

@@ -11,6 +11,7 @@ pub mod signals;
 pub mod socket;
 pub mod thread;
 pub mod tree;
+pub mod xattr;
 
 #[cfg(test)]
 mod tests;

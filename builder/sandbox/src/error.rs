@@ -62,6 +62,25 @@ pub enum Error {
         /// What it has done.
         what: &'static str,
     },
+    /// The program that makes a network of its own for a step is not there.
+    #[error(
+        "--network={name} needs the program {name:?}, which is in no folder of PATH: install it: apt install {package} (Debian, \
+         Ubuntu), dnf install {package} (Fedora), or use --network=host"
+    )]
+    NoNetworkProgram {
+        /// The program's name.
+        name: &'static str,
+        /// The package that it is in.
+        package: &'static str,
+    },
+    /// That program has failed.
+    #[error("cannot make a network for the step with {name}: {source}")]
+    Network {
+        /// The program's name.
+        name: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
     /// Setting the sandbox up failed elsewhere.
     #[error("cannot set up the sandbox: {what}: {source}")]
     Setup {

@@ -25,6 +25,7 @@ mod policy;
 mod probe;
 mod process;
 mod range;
+mod uplink;
 mod worker;
 
 pub use cancel::Cancel;
@@ -37,6 +38,7 @@ pub use place::{Choice, Place, RungName};
 pub use probe::{Ladder, Probe, Rung, choose, id_map, ladder, probe, probe_range};
 pub use process::{MountSource, MountSpec, Network, Outcome, Process, Sandbox, Security, Status, Stdio};
 pub use range::Range;
+pub use uplink::{Uplink, UplinkProgram};
 pub use worker::{WorkerProcess, arrive, spawn_worker};
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cancel, Error};
+use crate::{Cancel, Error, Uplink};
 
 /// A way of running processes apart from the machine.
 pub trait Sandbox: Send + Sync {
@@ -83,13 +83,15 @@ impl Default for Process {
 }
 
 /// The network of a process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// The machine's.
     #[default]
     Host,
     /// Only the loopback interface, which is up.
     None,
+    /// A network of its own, joined to the machine's by a program.
+    Own(Uplink),
 }
 
 /// What a process may do.

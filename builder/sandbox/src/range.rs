@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::created::remove_created;
 use crate::init::{INIT_ARGUMENT, MESSAGE_LIMIT_BYTES, Report};
+use crate::uplink::Link;
 use crate::{Cancel, Error, Network, Outcome, Process, Sandbox, Status, Stdio, nodes};
 
 /// Runs processes as children of this one, which must be root of its user namespace and have its mounts to itself: a worker
@@ -49,13 +50,13 @@ impl Range {
         root: BorrowedFd<'_>,
         mounts: Vec<OwnedFd>,
         stdio: Stdio,
+        cancel: &Cancel,
     ) -> Result<Running, Error> {
         let spec = write_spec(process).map_err(Error::setup("writing down what to run"))?;
         let (control, theirs) = socket::pair().map_err(Error::setup("making a socket"))?;
         let mounts = mounts.into_iter().map(detached).collect::<io::Result<Vec<_>>>();
         let mounts = mounts.map_err(Error::setup("copying a mount"))?;
         let passed: Vec<_> = [root].into_iter().chain(mounts.iter().map(AsFd::as_fd)).collect();
-        socket::send_with_fds(&control, b"mounts", &passed).map_err(Error::setup("passing the mounts"))?;
         let program = Program {
             executable: self.executable.as_fd(),
             args: &self.args,
@@ -74,12 +75,19 @@ impl Range {
             | Namespaces::NEWIPC
             | Namespaces::NEWUTS
             | Namespaces::NEWCGROUP;
-        if process.network == Network::None {
+        if process.network != Network::Host {
             namespaces |= Namespaces::NEWNET;
         }
         let child = process::spawn(&program, namespaces)?;
+        let link = match &process.network {
+            Network::Own(uplink) => Some(Link::start(uplink, child.pid(), cancel)?),
+            Network::Host | Network::None => None,
+        };
+        // It waits for this, and so for its network.
+        socket::send_with_fds(&control, b"mounts", &passed).map_err(Error::setup("passing the mounts"))?;
         Ok(Running {
             child,
+            link,
             control: Some(control),
             listener: None,
             created: vec![],
@@ -99,11 +107,14 @@ impl Sandbox for Range {
         cancel: &Cancel,
     ) -> Result<Outcome, Error> {
         let deadline = process.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut running = self.start(process, root.as_fd(), mounts, stdio)?;
+        let mut running = self.start(process, root.as_fd(), mounts, stdio, cancel)?;
         let ended = running.watch(cancel, deadline).map_err(Error::setup("watching over the process"))?;
         let left = remove_created(root.as_fd(), &running.created);
         if let Some(failure) = running.failure {
             return Err(failure);
+        }
+        if let (Ended::Itself(_), Some(link)) = (&ended, running.link) {
+            link.end()?;
         }
         let status = match (ended, running.listener.is_some()) {
             (Ended::Itself(Exit::Exited(code)), true) => Status::Exited(code),
@@ -165,6 +176,8 @@ enum Ended {
 /// A sandbox whose first process has been started.
 struct Running {
     child: Child,
+    /// What gives it a network of its own.
+    link: Option<Link>,
     /// Until the first process has executed the command.
     control: Option<OwnedFd>,
     /// From then on.

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::layer::{Catalogue, Limits, read_tar};
 use lithify_oci::{EntryKind, EntrySink, TreePath};
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode};
+use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 use crate::diff::{Changes, Collector};
@@ -46,19 +47,42 @@ impl Copy {
             record::write(place.folder(), tree.as_fd(), None, Trust::Stamps, &Fresh::new())?;
             return Ok((place, tree));
         };
-        if reuse == MoveOrKeep::Move {
-            let place = self.store.take(*top)?;
-            let tree = open_folder(place.folder(), TREE.as_bytes()).map_err(failed("open", TREE))?;
-            return Ok((place, tree));
+        if reuse == MoveOrKeep::Move
+            && let Some(tree) = self.lock(*top, FlockOperation::NonBlockingLockExclusive)?
+        {
+            return Ok((self.store.take(*top)?, tree));
         }
-        let from = self.store.tree(*top)?;
-        let old = Record::open(from.as_fd())?;
-        let from = open_folder(&from, TREE.as_bytes()).map_err(failed("open", TREE))?;
+        let old = Record::open(self.store.tree(*top)?.as_fd())?;
+        let from = self.to_read(*top)?;
         let place = self.store.temporary()?;
         let tree = place.make(TREE)?;
         copy_folder(from.as_fd(), &tree, &TreePath::root(), &mut HashMap::new())?;
         record::write(place.folder(), tree.as_fd(), Some(old), Trust::Paths, &Fresh::new())?;
         Ok((place, tree))
+    }
+
+    /// Opens a tree and locks it: shared to read from it, exclusively to change it. `None` where another one's lock is in the way.
+    fn lock(&self, chain: ChainId, how: FlockOperation) -> Result<Option<OwnedFd>, Error> {
+        let open = || open_folder(&self.store.tree(chain)?, TREE.as_bytes()).map_err(failed("open", TREE));
+        let tree = open()?;
+        match rustix::fs::flock(&tree, how) {
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            other => other.map_err(|error| failed("lock", TREE)(error.into()))?,
+        }
+        // It may have been taken away, and changed, before it was locked.
+        let inode = |folder: &OwnedFd| tree::metadata(folder, b"").map(|metadata| metadata.inode);
+        let same = inode(&tree).and_then(|locked| Ok(locked == inode(&open()?)?));
+        match same {
+            Ok(true) => Ok(Some(tree)),
+            Ok(false) => Err(Error::Missing { chain }),
+            Err(error) => Err(Error::from_stream(error)),
+        }
+    }
+
+    /// A tree that nobody changes as long as the descriptor is open.
+    fn to_read(&self, chain: ChainId) -> Result<OwnedFd, Error> {
+        // Whoever has it locked is about to make another one of it.
+        self.lock(chain, FlockOperation::NonBlockingLockShared)?.ok_or(Error::Missing { chain })
     }
 
     fn put_on(
@@ -118,13 +142,16 @@ impl Snapshots for Copy {
                 root: open_folder(self.store.folder(), b"empty").map_err(failed("open", "empty"))?,
             });
         };
-        let folder = self.store.tree(*top)?;
-        Ok(View { root: open_folder(&folder, TREE.as_bytes()).map_err(failed("open", TREE))? })
+        Ok(View { root: self.to_read(*top)? })
     }
 
     fn workspace(&self, chain: &[ChainId], reuse: MoveOrKeep) -> Result<Workspace, Error> {
         let (place, tree) = self.start(chain, reuse)?;
         Ok(Workspace::new(Box::new(Work { tree, found: None, place })))
+    }
+
+    fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error> {
+        self.store.rename(from, to)
     }
 
     fn remove(&self, chain: ChainId) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::layer::layer_order;
-use lithify_oci::{Content, DigestWriter, Entry, EntryKind, EntrySink, Timestamp, TreePath};
+use lithify_oci::{Content, Entry, EntryKind, EntrySink, FileHasher, Timestamp, TreePath};
 use rustix::fs::AtFlags;
 
 use crate::links::{self, Group};
@@ -193,12 +193,11 @@ fn emit_node(mut node: Node, sink: &mut dyn EntrySink, digests: Option<&mut Fres
     let (Some(digests), EntryKind::File { size_bytes }) = (digests, &entry.kind) else {
         return sink.entry(&entry, &mut node).map_err(Error::from_stream);
     };
-    let mut hashed = Hashed { node, hash: DigestWriter::new(io::sink()) };
+    let mut hashed = Hashed { node, hash: FileHasher::default() };
     sink.entry(&entry, &mut hashed).map_err(Error::from_stream)?;
-    let (_, digest, read_bytes) = hashed.hash.finish();
     // A sink may have left some of it unread.
-    if read_bytes == *size_bytes {
-        digests.insert(entry.path, Some(digest));
+    if hashed.hash.size_bytes() == *size_bytes {
+        digests.insert(entry.path, Some(hashed.hash.finish()));
     }
     Ok(())
 }
@@ -206,7 +205,7 @@ fn emit_node(mut node: Node, sink: &mut dyn EntrySink, digests: Option<&mut Fres
 /// Hashes what the sink reads.
 struct Hashed {
     node: Node,
-    hash: DigestWriter<io::Sink>,
+    hash: FileHasher,
 }
 
 impl Content for Hashed {
@@ -217,7 +216,7 @@ impl Content for Hashed {
 
 struct Tee<'a> {
     reader: Box<dyn Read + 'a>,
-    hash: &'a mut DigestWriter<io::Sink>,
+    hash: &'a mut FileHasher,
 }
 
 impl Read for Tee<'_> {

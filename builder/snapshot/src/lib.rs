@@ -79,7 +79,8 @@ impl std::fmt::Display for ChainId {
 /// Whether the tree that a workspace starts from is still wanted as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoveOrKeep {
-    /// Nobody needs it any more: it may become the workspace, and then is no longer there.
+    /// Nobody needs it any more: it may become the workspace, and then is no longer there. A copy is made where somebody reads it
+    /// all the same.
     Move,
     /// It must stay.
     Keep,
@@ -132,6 +133,12 @@ pub trait Snapshots: Send + Sync {
     /// # Errors
     /// [`Error::Missing`] where it is not here, and failures to mount or copy.
     fn workspace(&self, chain: &[ChainId], reuse: MoveOrKeep) -> Result<Workspace, Error>;
+
+    /// Gives the tree `from` the name `to`; one that has it already stays. No error where there is none.
+    ///
+    /// # Errors
+    /// A folder that cannot be moved.
+    fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error>;
 
     /// Removes one tree. Views and workspaces that stand on it must be gone. No error where it is not here.
     ///

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use lithify_oci::layer::CAPABILITY;
-use lithify_oci::{Content, Device, Digest, DigestWriter, Entry, EntryKind, Timestamp, TreePath};
+use lithify_oci::{Content, Device, Entry, EntryKind, FileDigest, FileHasher, Timestamp, TreePath};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -57,7 +57,7 @@ pub(crate) fn make(
 #[derive(Default)]
 pub(crate) struct Made {
     /// The digest of its content, where it is a file and one was wanted.
-    pub(crate) digest: Option<Digest>,
+    pub(crate) digest: Option<FileDigest>,
 }
 
 impl Error {
@@ -85,7 +85,7 @@ fn file(
         digest =
             fill(&mut file, &mut *reader, size_bytes, hash).map_err(Error::file("write", &entry.path))?;
     } else if hash == Hash::Yes {
-        digest = Some(Digest::of([]));
+        digest = Some(FileDigest::of([]));
     }
     finish(&OwnedFd::from(file), entry)?;
     Ok(Made { digest })
@@ -95,8 +95,13 @@ fn file(
 const HOLE: usize = 64 << 10;
 
 /// Writes the content, and leaves holes where it is zero for long.
-fn fill(file: &mut File, reader: &mut dyn Read, size_bytes: u64, hash: Hash) -> io::Result<Option<Digest>> {
-    let mut hasher = (hash == Hash::Yes).then(|| DigestWriter::new(io::sink()));
+fn fill(
+    file: &mut File,
+    reader: &mut dyn Read,
+    size_bytes: u64,
+    hash: Hash,
+) -> io::Result<Option<FileDigest>> {
+    let mut hasher = (hash == Hash::Yes).then(FileHasher::default);
     let mut buffer = vec![0; usize::try_from(size_bytes).unwrap_or(HOLE).min(HOLE)];
     let mut left = size_bytes;
     let mut ends_in_hole = false;
@@ -118,7 +123,7 @@ fn fill(file: &mut File, reader: &mut dyn Read, size_bytes: u64, hash: Hash) -> 
     if ends_in_hole {
         file.set_len(size_bytes)?;
     }
-    Ok(hasher.map(|hasher| hasher.finish().1))
+    Ok(hasher.map(|hasher| hasher.finish()))
 }
 
 /// A real device where that is allowed, else a placeholder.

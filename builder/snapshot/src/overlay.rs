@@ -142,6 +142,10 @@ impl Snapshots for Overlay {
         Ok(Workspace::new(Box::new(Work { mount, below, diff, before, prepared, changes: None, place })))
     }
 
+    fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error> {
+        self.store.rename(from, to)
+    }
+
     fn remove(&self, chain: ChainId) -> Result<(), Error> {
         self.store.remove(chain)
     }

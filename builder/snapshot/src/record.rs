@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::layer::CatalogueEntry;
 use lithify_oci::layer::catalogue::{ItemReader, ItemWriter};
-use lithify_oci::{Content, Digest, DigestWriter, EntryKind, TreePath};
+use lithify_oci::{Content, EntryKind, FileDigest, FileHasher, TreePath};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::time::ClockId;
 
@@ -99,7 +99,7 @@ impl Item {
     }
 
     /// Whether the file at hand is the recorded one in all but times. Its digest, where it had to be read.
-    pub(crate) fn is_same(&self, node: &mut Node) -> io::Result<(bool, Option<Digest>)> {
+    pub(crate) fn is_same(&self, node: &mut Node) -> io::Result<(bool, Option<FileDigest>)> {
         let old = &self.noted.entry;
         let new = &node.entry;
         let shape = |entry: &lithify_oci::Entry| (entry.mode, entry.uid, entry.gid);
@@ -124,10 +124,10 @@ fn read_stamp(input: &mut impl Read) -> io::Result<Stamp> {
     Ok(Stamp::from_bytes(&bytes))
 }
 
-fn digest(node: &mut Node) -> io::Result<Digest> {
-    let mut hash = DigestWriter::new(io::sink());
+fn digest(node: &mut Node) -> io::Result<FileDigest> {
+    let mut hash = FileHasher::default();
     io::copy(&mut *node.open()?, &mut hash)?;
-    Ok(hash.finish().1)
+    Ok(hash.finish())
 }
 
 /// What an old record says of the files that nothing newer is known of.
@@ -140,7 +140,7 @@ pub(crate) enum Trust {
 }
 
 /// Digests by path; `None` for what must be read again.
-pub(crate) type Fresh = HashMap<TreePath, Option<Digest>>;
+pub(crate) type Fresh = HashMap<TreePath, Option<FileDigest>>;
 
 /// Writes the record of `tree` into `folder`, in place of the one that may be there.
 pub(crate) fn write(
@@ -198,7 +198,7 @@ struct Writer<'a> {
     items: ItemWriter<BufWriter<File>>,
     trust: Trust,
     fresh: &'a Fresh,
-    linked: HashMap<u64, Digest>,
+    linked: HashMap<u64, FileDigest>,
 }
 
 impl Writer<'_> {
@@ -225,18 +225,18 @@ impl Writer<'_> {
                 let Some(mut node) = node else { return Ok(()) };
                 let digest = self.digest(&mut node, fresh.copied().flatten());
                 let digest = digest.map_err(Error::file("read", path))?;
-                CatalogueEntry { entry: node.entry, digest }
+                CatalogueEntry { entry: node.entry, digest, compiled: None }
             }
         };
         let stamp = Stamp::of(metadata);
         if let (Some(inode), Some(digest)) = (stamp.linked_inode(), noted.digest) {
             self.linked.insert(inode, digest);
         }
-        let written = self.items.write(&noted.entry, noted.digest);
+        let written = self.items.write(&noted.entry, noted.digest, None);
         written.and_then(|()| self.items.beside().write_all(&stamp.to_bytes())).map_err(failed("write", NEW))
     }
 
-    fn digest(&self, node: &mut Node, fresh: Option<Digest>) -> io::Result<Option<Digest>> {
+    fn digest(&self, node: &mut Node, fresh: Option<FileDigest>) -> io::Result<Option<FileDigest>> {
         if !matches!(node.entry.kind, EntryKind::File { .. }) {
             return Ok(None);
         }

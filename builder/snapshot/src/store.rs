@@ -113,6 +113,13 @@ impl Store {
         Ok((links > 0).then(|| Temporary { store: self.clone(), name, folder }))
     }
 
+    pub(crate) fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error> {
+        match self.take(from) {
+            Err(Error::Missing { .. }) => Ok(()),
+            other => other?.publish(to),
+        }
+    }
+
     pub(crate) fn remove(&self, chain: ChainId) -> Result<(), Error> {
         match self.take(chain) {
             Err(Error::Missing { .. }) => Ok(()),

@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lithify_linux::tree;
-use lithify_oci::layer::CatalogueEntry;
-use lithify_oci::{Content, Digest, Entry, EntryKind, EntrySink, Timestamp, TreePath};
+use lithify_oci::layer::{CatalogueEntry, Compiled, InLayer, Mended};
+use lithify_oci::{Content, Entry, EntryKind, EntrySink, FileDigest, Timestamp, TreePath};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -63,6 +63,7 @@ struct Open {
 impl EntrySink for Unpacker<'_> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> io::Result<()> {
         let mut known = None;
+        let mut compiled = None;
         let mut entry = entry.clone();
         if let Some(times) = &mut self.times {
             let item = times.next().transpose()?;
@@ -77,11 +78,18 @@ impl EntrySink for Unpacker<'_> {
             };
             entry.modified = item.entry.modified;
             known = item.digest;
+            compiled = item.compiled;
         }
         // Our own mark says what kind a file is; only we may set it.
         entry.xattrs.remove(node::PLACEHOLDER.as_bytes());
         self.resolve(&mut entry)?;
-        Ok(self.take(&entry, content, known)?)
+        let taken = match compiled {
+            Some(Compiled { source_seconds, in_layer: InLayer::AsSource }) => {
+                self.take(&entry, &mut Mended { content, source_seconds }, known)
+            }
+            _ => self.take(&entry, content, known),
+        };
+        Ok(taken?)
     }
 }
 
@@ -100,7 +108,12 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    fn take(&mut self, entry: &Entry, content: &mut dyn Content, known: Option<Digest>) -> Result<(), Error> {
+    fn take(
+        &mut self,
+        entry: &Entry,
+        content: &mut dyn Content,
+        known: Option<FileDigest>,
+    ) -> Result<(), Error> {
         let path = &entry.path;
         match &entry.kind {
             EntryKind::Whiteout => return self.whiteout(path),

@@ -2,12 +2,14 @@
 //!
 //! - [`Env`]: a home, a store and a configuration of their own for each test; [`PlainUser`]: somebody without rights.
 //! - [`Registry`] and [`TokenRegistry`]: a real registry on a loopback port, and one that asks for tokens.
+//! - [`ObjectStore`]: a real object store on a loopback port.
 //! - [`Image`]: reads what was built. It has its own tar and PAX reader on purpose: a second opinion that shares no
 //!   code with the codec of `lithify-oci`. [`diff::explain`] names the first difference of two images.
 //! - [`case`]: the conformance cases.
 //!
 //! Nothing here is shipped; helpers panic with a message where a test could do nothing but panic itself.
 
+mod bucket;
 pub mod case;
 mod container;
 pub mod describe;
@@ -20,6 +22,7 @@ mod tar;
 mod token;
 mod user;
 
+pub use bucket::ObjectStore;
 pub use container::run_image;
 pub use env::{Env, copy_tree};
 pub use image::{Image, Layer};

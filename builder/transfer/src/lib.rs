@@ -6,6 +6,7 @@
 pub mod archive;
 mod blob;
 pub mod credentials;
+pub mod depot;
 pub mod error;
 pub mod fetch;
 mod http;

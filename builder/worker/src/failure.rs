@@ -39,9 +39,19 @@ impl From<lithify_files::Error> for Failure {
     }
 }
 
+impl From<lithify_files::noise::Error> for Failure {
+    fn from(error: lithify_files::noise::Error) -> Self {
+        Failure { kind: FailureKind::Storage, message: error.to_string() }
+    }
+}
+
 impl From<lithify_snapshot::Error> for Failure {
     fn from(error: lithify_snapshot::Error) -> Self {
-        Failure { kind: FailureKind::Storage, message: chain(&error) }
+        let kind = match error {
+            lithify_snapshot::Error::Missing { .. } => FailureKind::Missing,
+            _ => FailureKind::Storage,
+        };
+        Failure { kind, message: chain(&error) }
     }
 }
 

@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{self, Write};
 
 use lithify_files::place::{Below, Conflicts, EmptyBelow, FolderBelow, HardLinks, Placer};
-use lithify_oci::layer::{Catalogue, Compression, LayerWriter, Limits, Times, decompress, read_tar};
+use lithify_oci::layer::{Catalogue, Compression, LayerWriter, Limits, Times, Written, decompress, read_tar};
 use lithify_oci::{Digest, DigestWriter, EntrySink, TreePath};
-use lithify_snapshot::ChainId;
+use lithify_snapshot::{ChainId, MoveOrKeep};
 
 use crate::protocol::{Chain, Failure, MadeLayer};
 use crate::serve::{Call, Context, ids};
 
-/// Unpacks a layer's blob on top of the tree `parents`.
+/// Unpacks a layer's blob on top of the tree `parents`, or a copy of it.
 pub(crate) fn apply(
     context: &Context,
-    parents: &Chain,
+    (parents, reuse): (&Chain, MoveOrKeep),
     chain: &Digest,
     has_catalogue: bool,
     claimed: Option<Digest>,
@@ -32,8 +32,11 @@ pub(crate) fn apply(
     };
     let plain = decompress(blob).map_err(failed)?;
     let mut plain = Checked { plain, seen: claimed.map(|claimed| (claimed, DigestWriter::new(io::sink()))) };
-    let applied =
-        context.snapshots.apply(&ids(parents), ChainId::from(*chain), &mut plain, catalogue.as_ref());
+    let (snapshots, parents, id) = (&context.snapshots, ids(parents), ChainId::from(*chain));
+    let applied = match reuse {
+        MoveOrKeep::Keep => snapshots.apply(&parents, id, &mut plain, catalogue.as_ref()),
+        MoveOrKeep::Move => snapshots.apply_moving(&parents, id, &mut plain, catalogue.as_ref()),
+    };
     applied.map_err(|error| match &error {
         lithify_snapshot::Error::Refused { .. } => Failure::input(error),
         lithify_snapshot::Error::Stream(source) if is_malformed(source) => Failure::input(source),
@@ -81,7 +84,7 @@ pub(crate) fn place(
     hard_links: &[(Vec<u8>, Vec<Vec<u8>>)],
     call: &mut Call<'_>,
 ) -> Result<MadeLayer, Failure> {
-    let archive = io::BufReader::with_capacity(1 << 18, File::from(call.file()?));
+    let archive = File::from(call.file()?);
     let files = LayerFiles::take(call)?;
     let path = |bytes: &Vec<u8>| TreePath::cleaned(bytes);
     let links = hard_links.iter().map(|(first, names)| (path(first), names.iter().map(path).collect()));
@@ -141,7 +144,7 @@ impl LayerFiles {
         let compression = Compression::default();
         let mut writer = LayerWriter::new(self.blob, compression, Times::At(0)).map_err(failed)?;
         entries(&mut writer)?;
-        let (_, layer, catalogue) = writer.finish().map_err(failed)?;
+        let (_, Written { layer, catalogue, has_compiled }) = writer.finish().map_err(failed)?;
         self.catalogue.write_all(&catalogue).map_err(failed)?;
         Ok(MadeLayer {
             diff_id: layer.diff_id,
@@ -150,6 +153,7 @@ impl LayerFiles {
             uncompressed_size_bytes: layer.uncompressed_size_bytes,
             catalogue: Digest::of(&catalogue),
             catalogue_size_bytes: catalogue.len() as u64,
+            has_compiled,
         })
     }
 }

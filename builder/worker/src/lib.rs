@@ -16,9 +16,11 @@ mod mounts;
 pub mod protocol;
 mod run;
 mod serve;
+pub mod space;
 
 pub use client::{Error, WORKER_COMMAND, Worker, unexpected};
-pub use lithify_sandbox::Security;
+pub use lithify_files::noise::PROFILE as NOISE_PROFILE;
+pub use lithify_sandbox::{Network, Security};
 pub use protocol::{
     Chain, CopyRequest, FailureKind, MadeLayer, Request, Response, RunMount, RunMountKind, RunRequest,
     RunResult, SelectRules, Snapshotter, TreeSource,

@@ -9,7 +9,8 @@ use lithify_linux::mount::{self, Below};
 use lithify_linux::tree;
 use lithify_sandbox::{MountSource, MountSpec};
 use lithify_snapshot::{MoveOrKeep, Workspace};
-use rustix::fs::{FileType, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
 
 use crate::agent::{Access, Agent};
 use crate::protocol::{Failure, RunMount, RunMountKind};
@@ -32,6 +33,8 @@ pub(crate) struct Mounts<'a> {
 
 /// A folder with a copy, removed when it is dropped.
 struct Copy {
+    /// Locked, which tells a sweep that somebody is at work there.
+    _lock: OwnedFd,
     parent: OwnedFd,
     name: String,
     /// Where nothing may be written: where the step finds it, and all that is in it.
@@ -90,8 +93,8 @@ impl<'a> Mounts<'a> {
             RunMountKind::Tree { chain, source, writable } => {
                 (self.tree(chain, source, *writable, &mount.target)?, !writable)
             }
-            RunMountKind::Cache { folder, seed, mode, uid, gid, read_only, fresh } => {
-                self.prepare_cache(folder, seed.as_ref(), (*mode, *uid, *gid), *fresh)?;
+            RunMountKind::Cache { folder, seed, mode, uid, gid, read_only } => {
+                self.prepare_cache(folder, seed.as_ref(), (*mode, *uid, *gid))?;
                 (self.cache(folder, *read_only)?, *read_only)
             }
             RunMountKind::Tmpfs { size_bytes } => {
@@ -187,13 +190,8 @@ impl<'a> Mounts<'a> {
         name: &str,
         seed: Option<&(crate::Chain, String)>,
         (mode, uid, gid): (u32, u32, u32),
-        fresh: bool,
     ) -> Result<(), Failure> {
         let failed = |error: io::Error| Failure::storage("cannot prepare a cache mount", &error);
-        if fresh {
-            lithify_snapshot::remove_tree(self.context.cache_mounts.as_fd(), name.as_bytes())
-                .map_err(failed)?;
-        }
         let exists = rustix::fs::accessat(
             &self.context.cache_mounts,
             name,
@@ -203,7 +201,11 @@ impl<'a> Mounts<'a> {
         if exists.is_ok() {
             return Ok(());
         }
-        let folder = subfolder(&self.context.cache_mounts, name).map_err(failed)?;
+        // It gets its name when it is whole: another process may ask for it at the same time, and this one may be killed.
+        let unfinished = unique("tmp.new.");
+        let folder = subfolder(&self.context.cache_mounts, &unfinished).map_err(failed)?;
+        rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared)
+            .map_err(|error| failed(error.into()))?;
         if let Some((chain, source)) = seed {
             let view = self.context.snapshots.view(&ids(chain))?;
             let flags = OFlags::DIRECTORY | OFlags::RDONLY;
@@ -213,11 +215,16 @@ impl<'a> Mounts<'a> {
             })?;
             lithify_snapshot::copy_tree(from.as_fd(), &folder)?;
         }
-        let prepare = || -> io::Result<()> {
+        let finish = || -> io::Result<()> {
             rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-            Ok(rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?)
+            rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?;
+            let mounts = &self.context.cache_mounts;
+            match rustix::fs::renameat_with(mounts, &unfinished, mounts, name, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => lithify_snapshot::remove_tree(mounts.as_fd(), unfinished.as_bytes()),
+                other => Ok(other?),
+            }
         };
-        prepare().map_err(failed)
+        finish().map_err(failed)
     }
 
     fn cache(&mut self, name: &str, read_only: bool) -> Result<MountSource, Failure> {
@@ -239,14 +246,12 @@ const COPY: &str = "copy";
 
 /// A copy of a file or folder of a tree.
 fn copy_of(copies: &OwnedFd, root: &OwnedFd, source: &str, inside: &OwnedFd) -> Result<Copy, Failure> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
     let failed = |error: io::Error| Failure::storage("cannot copy what is to be mounted", &error);
-    // Another container that has the same store may have a process of this number.
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("{}.{}.{}.{count}", std::process::id(), now.tv_sec, now.tv_nsec);
+    let name = unique("");
     let folder = subfolder(copies, &name).map_err(failed)?;
-    let copy = Copy { parent: copies.try_clone().map_err(failed)?, name, sealed: None };
+    let _lock = folder.try_clone().map_err(failed)?;
+    rustix::fs::flock(&_lock, FlockOperation::NonBlockingLockShared).map_err(|error| failed(error.into()))?;
+    let copy = Copy { _lock, parent: copies.try_clone().map_err(failed)?, name, sealed: None };
     let metadata = tree::metadata(inside, b"").map_err(failed)?;
     let read = |flags| tree::open_in_root(root, source.as_bytes(), flags, Mode::empty()).map_err(failed);
     match metadata.kind {
@@ -266,6 +271,15 @@ fn copy_of(copies: &OwnedFd, root: &OwnedFd, source: &str, inside: &OwnedFd) -> 
         _ => return Err(Failure::input(format!("cannot mount {source}: it is no file and no folder"))),
     }
     Ok(copy)
+}
+
+/// A name that nothing else has.
+fn unique(start: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // Another container that has the same store may have a process of this number.
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{start}{}.{}.{}.{count}", std::process::id(), now.tv_sec, now.tv_nsec)
 }
 
 /// All that is in the folder of a copy. When an inode was changed counts, but not for the copy itself, which is moved.

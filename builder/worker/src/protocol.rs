@@ -6,7 +6,7 @@
 use lithify_files::dest::Destination;
 use lithify_files::place::Conflicts;
 use lithify_oci::{Descriptor, Digest};
-use lithify_sandbox::Security;
+use lithify_sandbox::{Network, Security};
 use serde::{Deserialize, Serialize};
 
 /// The tree that is made of these layers, the lowest first: one OCI ChainID for each (config.md, "Layer ChainID").
@@ -34,6 +34,13 @@ pub enum Request {
         /// Which.
         chain: Chain,
     },
+    /// Gives a tree that was just made another name; one that has that name already stays. Does nothing where there is none.
+    Rename {
+        /// The name that it has.
+        from: Digest,
+        /// The name that it gets.
+        to: Digest,
+    },
     /// Unpacks a layer. Files: its blob; its catalogue where there is one.
     Apply {
         /// The tree below.
@@ -45,6 +52,8 @@ pub enum Request {
         /// The digest that the plain archive must have, where nobody has made sure of it: a base image may claim
         /// another one's, and the tree would be taken for that one's.
         claimed: Option<Digest>,
+        /// Whether the tree below is needed by nobody else, and may become the new one.
+        consume: bool,
     },
     /// Looks up the destination of a COPY.
     Inspect {
@@ -71,6 +80,12 @@ pub enum Request {
     },
     /// Makes a layer by copying from other trees. Files: the new blob, the new catalogue.
     Copy(CopyRequest),
+    /// What the folder for trees holds. Files: none.
+    Look,
+    /// Puts folders out of reach: each by its folder and its name. Files: none.
+    Discard(Vec<(String, String)>),
+    /// Removes what was discarded, and what killed processes left. Files: none.
+    Sweep,
     /// Makes a layer with one folder. Files: the new blob, the new catalogue.
     MakeDirectory {
         /// The tree below.
@@ -138,8 +153,8 @@ pub struct RunRequest {
     pub user: String,
     /// What it sees as its name.
     pub hostname: String,
-    /// Whether it has the host's network, or none.
-    pub host_network: bool,
+    /// Its network.
+    pub network: Network,
     /// How much it may do.
     pub security: Security,
     /// Content of /etc/hosts.
@@ -154,6 +169,8 @@ pub struct RunRequest {
     pub ulimits: Vec<(String, u64, u64)>,
     /// Seconds after which the step is ended.
     pub timeout_seconds: Option<u64>,
+    /// `--reproducible`: noise is taken out of the tree afterwards; SOURCE_DATE_EPOCH as the process has it.
+    pub reproducible: Option<i64>,
     /// Whether the tree that it starts from is needed by no other step.
     pub consume: bool,
 }
@@ -193,8 +210,6 @@ pub enum RunMountKind {
         gid: u32,
         /// Whether it can be written to.
         read_only: bool,
-        /// Whether what it holds is to be removed first (`--no-cache`).
-        fresh: bool,
     },
     /// A folder in memory.
     Tmpfs {
@@ -235,8 +250,10 @@ pub enum Response {
     Ready(Snapshotter),
     /// To `Has`.
     Has(bool),
-    /// To `Apply`.
+    /// To `Apply`, `Discard` and `Sweep`.
     Done,
+    /// To `Look`.
+    Found(Vec<crate::space::Found>),
     /// To `Inspect`.
     Inspected {
         /// Where the destination leads.
@@ -267,6 +284,8 @@ pub struct MadeLayer {
     pub catalogue: Digest,
     /// The length of the catalogue.
     pub catalogue_size_bytes: u64,
+    /// Whether it holds compiled Python whose header says a time.
+    pub has_compiled: bool,
 }
 
 /// How a RUN ended.
@@ -300,4 +319,6 @@ pub enum FailureKind {
     Sandbox,
     /// Trees cannot be read or written.
     Storage,
+    /// A tree that was there has become another build's next one, or was pruned: to be made again.
+    Missing,
 }

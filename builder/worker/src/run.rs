@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use lithify_files::noise;
 use lithify_files::owner::{self, Identity};
 use lithify_linux::{socket, tree};
 use lithify_oci::TreePath;
-use lithify_sandbox::{Cancel, MountSource, MountSpec, Network, Process, Status, Stdio};
+use lithify_sandbox::{Cancel, MountSource, MountSpec, Process, Status, Stdio};
 use lithify_snapshot::{ChainId, MoveOrKeep};
 use rustix::fs::{Mode, OFlags};
 
@@ -28,6 +29,8 @@ pub(crate) fn run(
     let mut workspace = context.snapshots.workspace(&chain, reuse)?;
     let root = workspace.root_mount()?;
     let identity = identity(&root, &request.user)?;
+    let noise = request.reproducible.map(|epoch| Ok::<_, Failure>((epoch, noise::look(root.as_fd())?)));
+    let noise = noise.transpose()?;
     let mut mounts = Mounts::new(context, passed, generated(request, &context.mounting));
     mounts.lock_caches(&request.mounts)?;
     for mount in &request.mounts {
@@ -45,6 +48,9 @@ pub(crate) fn run(
         Status::Cancelled => return Ok(RunResult::Signaled(9)),
     }
     mounts.check_untouched()?;
+    if let Some((epoch_seconds, before)) = noise {
+        before.clean(workspace.root_mount()?.as_fd(), epoch_seconds)?;
+    }
     let leftovers: Vec<TreePath> =
         outcome.created_mountpoints.iter().map(|path| TreePath::cleaned(path)).collect();
     let made = files.write(|sink| workspace.diff(&leftovers, sink).map_err(Failure::from))?;
@@ -90,7 +96,7 @@ fn process(request: &RunRequest, identity: &Identity, mounts: Vec<MountSpec>) ->
         gid: identity.gid,
         groups: identity.groups.clone(),
         hostname: request.hostname.clone(),
-        network: if request.host_network { Network::Host } else { Network::None },
+        network: request.network.clone(),
         security: request.security,
         mounts,
         shm_size_bytes: request.shm_size_bytes,

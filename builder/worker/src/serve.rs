@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use lithify_linux::socket;
 use lithify_sandbox::{Chroot, Range, RungName, Sandbox};
-use lithify_snapshot::{ChainId, Overlay, Snapshots};
+use lithify_snapshot::{ChainId, MoveOrKeep, Overlay, Snapshots};
 
 use crate::client::{read_message, write_message};
 use crate::protocol::{Answer, Chain, Failure, Request, Response, Snapshotter};
@@ -18,6 +18,8 @@ const CONTROL: i32 = 3;
 /// What all calls share.
 pub(crate) struct Context {
     pub(crate) snapshots: Arc<dyn Snapshots>,
+    /// The folder for trees.
+    pub(crate) trees: OwnedFd,
     /// The folder that cache mounts are kept in.
     pub(crate) cache_mounts: OwnedFd,
     pub(crate) sandbox: Box<dyn Sandbox>,
@@ -100,10 +102,11 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
             drop(again);
         } else if let Some(context) = context.get() {
             // Killed workers leave folders behind. What cannot be removed now is left to the next worker.
-            let shared = context.snapshots.clone();
             let thread = std::thread::Builder::new().stack_size(lithify_linux::tree::STACK_BYTES);
             // Leftovers that no thread can be had for wait for the next worker.
-            let _ = thread.spawn(move || shared.sweep());
+            if let Ok(trees) = context.trees.try_clone() {
+                let _ = thread.spawn(move || crate::space::sweep(trees.as_fd()));
+            }
         }
         return Ok(Response::Ready(chosen));
     }
@@ -111,12 +114,21 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
         context.get().ok_or_else(|| Failure::input("the worker was called before it was greeted"))?;
     match request {
         Request::Hello { .. } => unreachable!("it is answered above"),
+        Request::Rename { from, to } => {
+            context.snapshots.rename(ChainId::from(from), ChainId::from(to))?;
+            Ok(Response::Done)
+        }
         Request::Has { chain } => {
             let has = context.snapshots.has(&ids(&chain));
+            if let (Ok(true), Some(top)) = (&has, chain.last()) {
+                crate::space::mark_used(context.trees.as_fd(), &top.hex());
+            }
             has.map(Response::Has).map_err(|error| Failure::storage("cannot look for a file tree", &error))
         }
-        Request::Apply { parents, chain, catalogue, claimed } => {
-            crate::layers::apply(context, &parents, &chain, catalogue, claimed, call).map(|()| Response::Done)
+        Request::Apply { parents, chain, catalogue, claimed, consume } => {
+            let put = if consume { MoveOrKeep::Move } else { MoveOrKeep::Keep };
+            crate::layers::apply(context, (&parents, put), &chain, catalogue, claimed, call)
+                .map(|()| Response::Done)
         }
         Request::Inspect { chain, dest, is_directory, owner, folders } => {
             let (destination, owner) =
@@ -135,6 +147,22 @@ fn dispatch(rung: RungName, context: &OnceLock<Context>, request: Request, call:
             crate::copy::make_directory(context, &chain, &path, &user, call)
                 .map(|made| Response::Made(Box::new(made)))
         }
+        Request::Look => {
+            let found = crate::space::look(context.trees.as_fd());
+            found
+                .map(Response::Found)
+                .map_err(|error| Failure::storage("cannot look at the file trees", &error))
+        }
+        Request::Discard(found) => {
+            let done = crate::space::discard(context.trees.as_fd(), &found);
+            done.map(|()| Response::Done)
+                .map_err(|error| Failure::storage("cannot remove a file tree", &error))
+        }
+        Request::Sweep => {
+            let done = crate::space::sweep(context.trees.as_fd());
+            done.map(|()| Response::Done)
+                .map_err(|error| Failure::storage("cannot remove a file tree", &error))
+        }
         Request::Run(request) => crate::run::run(context, &request, call).map(Response::Ran),
     }
 }
@@ -145,7 +173,7 @@ fn open(rung: RungName, wanted: Option<Snapshotter>) -> Result<(Context, Snapsho
     let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let trees =
         rustix::fs::open(".", flags, rustix::fs::Mode::empty()).map_err(|error| failed(error.into()))?;
-    let cache_mounts = subfolder(&trees, "cache-mounts").map_err(failed)?;
+    let cache_mounts = subfolder(&trees, crate::space::CACHE_MOUNTS).map_err(failed)?;
     let wanted = match (rung, wanted) {
         (RungName::Chroot, Some(Snapshotter::Overlay)) => {
             let message =
@@ -162,7 +190,7 @@ fn open(rung: RungName, wanted: Option<Snapshotter>) -> Result<(Context, Snapsho
     } else {
         (Box::new(Range::new()?), Mounting::Mounted)
     };
-    Ok((Context { snapshots, cache_mounts, sandbox, mounting }, chosen))
+    Ok((Context { snapshots, trees, cache_mounts, sandbox, mounting }, chosen))
 }
 
 /// The snapshotter that was asked for; overlay where it works if none was.

@@ -25,7 +25,7 @@ fn load(store: &Store, root: &str) -> ContextIndex {
 
 fn remember(store: &Store, files: &[(&[u8], FileFacts)]) {
     let mut index = load(store, "/context");
-    files.iter().for_each(|(path, facts)| index.insert(path, facts, &Digest::of(path)));
+    files.iter().for_each(|(path, facts)| index.insert(path, facts, &FileDigest::of(path)));
     index.save().unwrap();
 }
 
@@ -36,7 +36,7 @@ fn what_did_not_change_is_remembered() {
     remember(&store, &[(b"c", facts())]);
     let index = load(&store, "/context");
     for path in [&b"b/\xff"[..], b"a", b"", b"c"] {
-        assert_eq!(index.digest(path, &facts()), Some(Digest::of(path)), "{path:?}");
+        assert_eq!(index.digest(path, &facts()), Some(FileDigest::of(path)), "{path:?}");
     }
     assert_eq!(index.digest(b"d", &facts()), None);
     assert_eq!(load(&store, "/other").digest(b"a", &facts()), None);
@@ -93,7 +93,7 @@ fn a_damaged_index_is_empty() {
     let mut flipped = whole.clone();
     flipped[60] ^= 1;
     let mut newer = whole.clone();
-    newer[22] = b'2';
+    newer[22] = b'3';
     for damaged in [&[][..], b"x", &whole[..40], &whole[..whole.len() - 1], &flipped, &newer] {
         fs::write(&file, damaged).unwrap();
         assert_eq!(load(&store, "/context").digest(b"a", &facts()), None);

@@ -1,11 +1,12 @@
 //! Hashing what a COPY selects, or what a bind mount shows.
 
 use lithify_graph::Copy;
-use lithify_oci::{Digest, Entry, EntryKind};
+use lithify_oci::{Digest, Entry, EntryKind, FileDigest};
 use sha2::{Digest as _, Sha256};
 
 use super::Part;
 use super::copy::octal;
+use super::explanation::file_name;
 
 /// The one extended attribute that a layer carries.
 const CAPABILITY: &[u8] = b"security.capability";
@@ -60,8 +61,15 @@ pub struct ContentHasher {
     owners: Counted,
     files: Vec<Part>,
     groups: Vec<Part>,
-    group: Option<(Vec<u8>, Sha256)>,
+    group: Option<Group>,
     entries: usize,
+}
+
+/// What lies at or below one topmost name.
+struct Group {
+    top: Vec<u8>,
+    is_folder: bool,
+    hasher: Sha256,
 }
 
 /// Whether something counts.
@@ -104,14 +112,14 @@ impl ContentHasher {
 
     /// Adds one entry; `content` is the digest of a regular file's bytes. A hard link counts as the file that it is a
     /// name of, so it comes with that file's content too: which name came first does not matter.
-    pub fn add(&mut self, entry: &Entry, content: Option<&Digest>) {
+    pub fn add(&mut self, entry: &Entry, content: Option<&FileDigest>) {
         let record = self.encode(entry, content);
         self.hasher.update((record.len() as u64).to_be_bytes());
         self.hasher.update(&record);
         self.explain(entry, &record);
     }
 
-    fn encode(&self, entry: &Entry, content: Option<&Digest>) -> Vec<u8> {
+    fn encode(&self, entry: &Entry, content: Option<&FileDigest>) -> Vec<u8> {
         let mut record = Vec::with_capacity(128);
         let path = entry.path.as_bytes();
         put(&mut record, path);
@@ -142,23 +150,24 @@ impl ContentHasher {
     fn explain(&mut self, entry: &Entry, record: &[u8]) {
         self.entries += 1;
         if self.entries <= DETAILS {
-            self.files.push(Part::new(name(entry.path.as_bytes()), record));
+            self.files.push(Part::new(file_name(entry.path.as_bytes(), false), record));
         }
         let top = entry.path.components().next().unwrap_or_default();
-        if self.group.as_ref().is_none_or(|(open, _)| open != top) {
+        if self.group.as_ref().is_none_or(|open| open.top != top) {
             self.close_group();
-            self.group = Some((top.to_owned(), Sha256::new()));
+            let is_folder = top.len() < entry.path.as_bytes().len() || entry.kind == EntryKind::Directory;
+            self.group = Some(Group { top: top.to_owned(), is_folder, hasher: Sha256::new() });
         }
-        if let Some((_, hasher)) = &mut self.group {
-            hasher.update(record);
+        if let Some(group) = &mut self.group {
+            group.hasher.update(record);
         }
     }
 
     fn close_group(&mut self) {
-        if let Some((top, hasher)) = self.group.take()
+        if let Some(Group { top, is_folder, hasher }) = self.group.take()
             && self.groups.len() <= DETAILS
         {
-            self.groups.push(Part::new(name(&top), &hasher.finalize()));
+            self.groups.push(Part::new(file_name(&top, is_folder), &hasher.finalize()));
         }
     }
 
@@ -178,10 +187,6 @@ impl Default for ContentHasher {
     fn default() -> Self {
         ContentHasher::new()
     }
-}
-
-fn name(path: &[u8]) -> String {
-    if path.is_empty() { "file .".to_owned() } else { format!("file {}", String::from_utf8_lossy(path)) }
 }
 
 fn put(record: &mut Vec<u8>, value: &[u8]) {

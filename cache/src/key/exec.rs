@@ -4,7 +4,8 @@ use lithify_graph::{Exec, Mount, MountKind, Network, Security};
 use lithify_oci::Platform;
 
 use super::encoding::{Encoder, Fields};
-use super::{Chain, ContentDigest, Keyed};
+use super::explanation::lines;
+use super::{Chain, Keyed, SourceContent};
 
 /// What a mount shows, as far as it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub enum MountContent {
     /// Nothing that counts: of all mounts but bind mounts.
     Nothing,
     /// The content of the selected part of a bind mount.
-    Content(ContentDigest),
+    Content(SourceContent),
     /// The tree that a bind mount selects from: right without a look into it, but misses where only the rest changed.
     Tree(Chain),
 }
@@ -67,6 +68,7 @@ pub fn exec_key(
     encoder.chain("base layer", base);
     let command = args.iter().fold(Fields::default(), |fields, arg| fields.text(arg));
     encoder.part("command", &command.done());
+    encoder.details(lines(args.iter().map(String::as_str)));
     for (name, value) in env {
         encoder.text(format!("env {name}"), value);
     }
@@ -77,6 +79,7 @@ pub fn exec_key(
     if let Some(script) = script {
         let fields = Fields::default().text(&script.name).bytes(&script.content);
         encoder.part("script", &fields.done());
+        encoder.details(lines([String::from_utf8_lossy(&script.content).as_ref()]));
     }
     for (mount, content) in exec.mounts.iter().zip(mounts) {
         mount_part(&mut encoder, mount, content);
@@ -110,7 +113,9 @@ fn mount_part(encoder: &mut Encoder, mount: &Mount, content: &MountContent) {
             let fields = fields.number(u8::from(*writable));
             let fields = match content {
                 MountContent::Nothing => panic!("a bind mount always shows something"),
-                MountContent::Content(digest) => fields.number(1).bytes(digest.digest().as_bytes()),
+                MountContent::Content(content) => {
+                    fields.number(1).bytes(content.digest().digest().as_bytes())
+                }
                 MountContent::Tree(chain) => chain
                     .0
                     .iter()
@@ -131,6 +136,9 @@ fn mount_part(encoder: &mut Encoder, mount: &Mount, content: &MountContent) {
         }
     };
     encoder.part(format!("{kind} mount {}", target.unwrap_or("without a file")), &fields.done());
+    if let MountContent::Content(content) = content {
+        encoder.details(content.details().iter().cloned());
+    }
 }
 
 fn settings_parts(encoder: &mut Encoder, settings: &RunSettings) {

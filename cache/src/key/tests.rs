@@ -1,7 +1,7 @@
 //! Every row of the table, in both directions.
 
 use lithify_graph::*;
-use lithify_oci::{Device, Entry, EntryKind, Platform, Timestamp, TreePath};
+use lithify_oci::{Device, Entry, EntryKind, FileDigest, Platform, Timestamp, TreePath};
 
 use super::*;
 
@@ -61,7 +61,7 @@ fn run() -> Run {
     let mounts =
         mounts.map(|(number, kind)| Mount { target: Some(format!("/mnt/{number}")), kind }).collect();
     let mut contents = vec![MountContent::Nothing; 5];
-    contents[BIND] = MountContent::Content(hash(&[file("a", "content")]).digest());
+    contents[BIND] = MountContent::Content(hash(&[file("a", "content")]));
     Run {
         exec: Exec {
             base: Tree::Of(StepId(1)),
@@ -146,7 +146,7 @@ fn the_key_of_a_run() {
             }),
             ("one mount less", |r| drop((r.exec.mounts.pop(), r.contents.pop()))),
             ("what a bind mount shows", |r| {
-                r.contents[BIND] = MountContent::Content(hash(&[file("a", "changed")]).digest())
+                r.contents[BIND] = MountContent::Content(hash(&[file("a", "changed")]))
             }),
             ("the tree of a bind mount", |r| r.contents[BIND] = MountContent::Tree(base())),
             ("the part of that tree", |r| {
@@ -250,7 +250,7 @@ struct Copying {
     copy: Copy,
     platform: Platform,
     base: Chain,
-    files: Vec<(Entry, Option<Digest>)>,
+    files: Vec<(Entry, Option<FileDigest>)>,
     matched: Matched,
 }
 
@@ -269,11 +269,11 @@ fn entry(path: &str, kind: EntryKind) -> Entry {
     Entry { path, kind, mode: 0o644, uid: 0, gid: 0, modified, xattrs: Default::default() }
 }
 
-fn file(path: &str, content: &str) -> (Entry, Option<Digest>) {
-    (entry(path, EntryKind::File { size_bytes: content.len() as u64 }), Some(Digest::of(content)))
+fn file(path: &str, content: &str) -> (Entry, Option<FileDigest>) {
+    (entry(path, EntryKind::File { size_bytes: content.len() as u64 }), Some(FileDigest::of(content)))
 }
 
-fn hash(files: &[(Entry, Option<Digest>)]) -> SourceContent {
+fn hash(files: &[(Entry, Option<FileDigest>)]) -> SourceContent {
     let mut hasher = ContentHasher::new();
     files.iter().for_each(|(entry, content)| hasher.add(entry, content.as_ref()));
     hasher.finish()
@@ -319,7 +319,7 @@ fn the_key_of_a_copy() {
         &copying(),
         Copying::key,
         &[
-            ("content", |c| c.files[0].1 = Some(Digest::of("changed"))),
+            ("content", |c| c.files[0].1 = Some(FileDigest::of("changed"))),
             ("a name", |c| c.files[0].0.path = TreePath::checked(b"a.txt").unwrap()),
             ("the mode of a file", |c| c.files[0].0.mode = 0o664),
             ("setuid", |c| c.files[0].0.mode = 0o4644),
@@ -557,7 +557,7 @@ fn explanations_name_what_changed_and_keep_no_values() {
     assert!(!variable.key().explanation("step").to_json().contains("hunter2"));
 
     let mut copy = copying();
-    copy.files[2].1 = Some(Digest::of("changed"));
+    copy.files[2].1 = Some(FileDigest::of("changed"));
     let old = copying().key().explanation("step");
     assert_eq!(copy.key().explanation("step").difference(&old).summary(), "dir/b changed");
     let many = |changed: &str| {
@@ -582,7 +582,7 @@ fn chains_have_the_ids_of_the_specification() {
 #[test]
 fn keys_stay_as_they_are() {
     let keys = [run().key().key, copying().key().key].map(|key| key.digest().hex()[..16].to_owned());
-    assert_eq!((VERSION, keys.each_ref().map(String::as_str)), (1, ["c6eda4497c05dd59", "82ecc8229de4c79a"]));
+    assert_eq!((VERSION, keys.each_ref().map(String::as_str)), (2, ["4fdd9f95372d9af9", "f963997fb400dae6"]));
 }
 
 fn unpack(source: &mut CopySource) {

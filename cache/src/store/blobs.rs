@@ -15,13 +15,16 @@ use super::{Guard, Store};
 use crate::Error;
 
 impl Store {
-    /// Opens a blob for reading. One that another boot of the machine wrote is hashed first.
+    /// Opens a blob for reading. One that another boot of the machine wrote is hashed first; one of a layer that a remote
+    /// cache answered with is fetched.
     ///
     /// # Errors
     /// `NotFound` where it is not here, which includes one that turned out to be damaged and was removed.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<File> {
         self.note(digest)?;
-        self.trusted(digest)?.ok_or(io::ErrorKind::NotFound)?;
+        if self.trusted(digest)?.is_none() && !self.fetch(digest)? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         File::open(self.blob_path(digest))
     }
 

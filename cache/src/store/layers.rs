@@ -28,11 +28,23 @@ pub struct LayerBlob {
 }
 
 impl Store {
-    /// What is known of the layer with this diffID.
+    /// What is known of the layer with this diffID. Where no blob of it is here, and a remote cache answered with it in this
+    /// build, it is what that cache says, which is checked when the blob is opened.
     ///
     /// # Errors
     /// A failure to read the store.
     pub fn layer(&self, diff_id: &Digest) -> Result<Option<LayerFacts>, Error> {
+        let here = self.local_layer(diff_id)?;
+        let Some(upstream) = self.upstream_layer(diff_id) else { return Ok(here) };
+        for blob in here.iter().flat_map(|facts| &facts.blobs) {
+            if self.trusted(&blob.descriptor.digest)?.is_some() {
+                return Ok(here);
+            }
+        }
+        Ok(Some(upstream))
+    }
+
+    pub(super) fn local_layer(&self, diff_id: &Digest) -> Result<Option<LayerFacts>, Error> {
         let access = self.access()?;
         let key = [diff_id.as_bytes()];
         let found = access.read(|connection| {

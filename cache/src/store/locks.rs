@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -73,7 +73,7 @@ impl StepLock {
                 Err(errno) => return Err(Error::at(&self.path)(errno.into())),
             }
             // Whoever had it has removed the file: then this is the lock of a name that is gone.
-            if self.names(&file)? {
+            if is_name_of(&self.path, &file)? {
                 let text = format!("{}\n", std::process::id());
                 let written = file
                     .set_len(0)
@@ -85,15 +85,15 @@ impl StepLock {
         }
         Ok(true)
     }
+}
 
-    /// Whether the lock's path is still that of `file`.
-    fn names(&self, file: &File) -> Result<bool, Error> {
-        let ours = file.metadata().map_err(Error::at(&self.path))?;
-        match fs::metadata(&self.path) {
-            Ok(theirs) => Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::at(&self.path)(error)),
-        }
+/// Whether a lock's path is still that of the open file.
+pub(super) fn is_name_of(path: &Path, file: &File) -> Result<bool, Error> {
+    let ours = file.metadata().map_err(Error::at(path))?;
+    match fs::metadata(path) {
+        Ok(theirs) => Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::at(path)(error)),
     }
 }
 

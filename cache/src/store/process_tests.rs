@@ -124,12 +124,12 @@ fn prune_leaves_alone_what_another_process_uses() {
     let (child, mut lines) = start("use a layer", &store);
     assert_eq!(lines.next().as_deref(), Some("used"));
     drop(store);
-    let all = PrunePolicy { unused_for: Some(Duration::ZERO), keep_bytes: None };
+    let all = PrunePolicy { unused_for: Some(Duration::ZERO), ..PrunePolicy::default() };
     let store = Store::open(&root).unwrap();
-    assert_eq!(store.prune(&all).unwrap().records, 1);
+    assert_eq!(store.prune(&all, &NoFolders).unwrap().records, 1);
     assert_eq!([used, unused].map(|digest| store.blob_path(&digest).exists()), [true, false]);
     kill(child);
-    assert_eq!(store.prune(&all).unwrap().blobs, 1);
+    assert_eq!(store.prune(&all, &NoFolders).unwrap().blobs, 1);
     assert!(!store.blob_path(&used).exists());
 }
 
@@ -139,7 +139,7 @@ fn many_processes_share_one_new_store() {
     let root = folder.path().join("store");
     builders(&root, 8).into_iter().for_each(succeeds);
     let store = Store::open(&root).unwrap();
-    assert_eq!(store.usage().unwrap().records, 10);
+    assert_eq!(store.usage(&NoFolders).unwrap().records.len(), 10);
     assert_eq!(store.images().unwrap().len(), 3);
 }
 
@@ -164,15 +164,15 @@ fn succeeds(child: Child) {
 fn prune_runs_beside_builds() {
     let (_folder, store) = store();
     let mut children = builders(store.root(), 6);
-    let all = PrunePolicy { unused_for: Some(Duration::ZERO), keep_bytes: Some(0) };
+    let all = PrunePolicy { unused_for: Some(Duration::ZERO), keep_bytes: Some(0), ..PrunePolicy::default() };
     let mut pruned = 0;
     while children.iter_mut().any(|child| child.try_wait().unwrap().is_none()) {
-        pruned += Store::open(store.root()).unwrap().prune(&all).unwrap().blobs;
+        pruned += Store::open(store.root()).unwrap().prune(&all, &NoFolders).unwrap().blobs;
     }
     children.into_iter().for_each(succeeds);
-    pruned += Store::open(store.root()).unwrap().prune(&all).unwrap().blobs;
+    pruned += Store::open(store.root()).unwrap().prune(&all, &NoFolders).unwrap().blobs;
     assert!(pruned >= 10, "{pruned} blobs of 10 steps");
-    assert_eq!(store.usage().unwrap().records, 0);
+    assert_eq!(store.usage(&NoFolders).unwrap().records.len(), 0);
     let damaged = |problem: &Problem| !matches!(problem, Problem::MissingBlob { .. });
     assert_eq!(store.verify().unwrap().into_iter().find(damaged), None);
 }

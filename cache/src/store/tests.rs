@@ -177,7 +177,8 @@ fn a_miss_is_explained_against_the_nearest_run() {
     let (_folder, store) = store();
     let explain = |parts: &[(&str, &str)]| {
         let parts = parts.iter().map(|(name, value)| Part::new(*name, value.as_bytes())).collect();
-        store.explain("step", &Explanation { step: "step".into(), parts }).unwrap()
+        let new = Explanation { step: "step".into(), parts };
+        Missed::explain(&key("new"), &new, &store.history("step").unwrap()).summary()
     };
     assert_eq!(explain(&[("env A", "1")]), None);
     keep(&store, "far", None, &[("env A", "1"), ("env B", "9"), ("env C", "9")]);
@@ -345,7 +346,7 @@ fn downloads_are_kept_until_they_are_old_or_in_the_way() {
         let root = first.root().to_owned();
         drop(first);
         let store = Store::open(&root).unwrap();
-        store.prune(&policy).unwrap();
+        store.prune(&policy, &NoFolders).unwrap();
         assert_eq!(store.blob_path(&content).exists(), expected, "{policy:?}");
         assert_eq!(store.download("http://user:secret@h/x").unwrap().is_some(), expected, "{policy:?}");
         let database = std::fs::read(root.join("lithify.db")).unwrap();

@@ -2,25 +2,30 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lithify_cache::Store;
-use lithify_engine::{Built, Cancel, Encoding, Error, Failure, Request};
+use lithify_engine::{Built, Cancel, Error, Event, Failure, Observer, Request};
 use lithify_frontend::{Diagnostics, Options, Plan, Source as Text, Warning};
 use lithify_graph::Graph;
+use lithify_oci::Reference;
 use lithify_oci::layer::Times;
-use lithify_oci::{Blobs, Reference};
-use lithify_transfer::{Contents, Image, archive};
 
-use super::{dockerfile, epoch, files};
+use super::deliver::{Delivery, Exports, named_in};
+use super::{dockerfile, space};
 use crate::access::Access;
 use crate::args::{Build, Progress, Pull};
+use crate::caches::Caches;
 use crate::config::Config;
+use crate::downloads::Outside;
 use crate::exit::{self, Problem};
+use crate::inputs::{self, wrong};
+use crate::legacy;
+use crate::network::Connection;
 use crate::outputs::{self, Output, Planned};
 use crate::render::{self, Renderer, say};
 use crate::signals;
 use crate::sources::{Provider, store_problem};
-use crate::{inputs, legacy};
 
 pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Result<(), Problem> {
     legacy::check(&arguments.legacy)?;
@@ -29,55 +34,145 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let named = inputs::named_contexts(&arguments.dockerfile.build_context)?;
     let mut options = inputs::options(&arguments.dockerfile, &named)?;
     options.labels = inputs::labels(&arguments.label);
-    options.network = inputs::network(arguments.network);
-    let settings = inputs::settings(arguments, config)?;
+    let network = arguments.network.or(config.network);
+    options.network = inputs::network(network);
+    let mut settings = inputs::settings(arguments, config)?;
+    settings.uplink = inputs::uplink(network);
+    let limits = space::automatic(&config.prune)?;
     for planned in &outputs {
         outputs::check_writable(&planned.output).map_err(|(path, error)| {
             Problem::caused(exit::OUTPUT, format_args!("cannot write {}", path.display()), &error)
         })?;
     }
 
+    let mut caches = caches(arguments, config)?;
+    let connection = Connection::new(config, arguments.offline || config.offline);
+    if connection.is_offline() {
+        caches.without_network();
+        if outputs.iter().any(|planned| matches!(planned.output, Output::Image { push: true, .. })) {
+            return Err(wrong("--offline", "", "a push needs the network"));
+        }
+    }
+    settings.inline_cache = caches.is_inline();
     let cancel = Cancel::default();
     let stopping = signals::cancel_on_signals(&cancel);
-    let access = Access::of(&settings);
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(&arguments.dockerfile, &access, &store)?;
-    let epoch = match lithify_frontend::source_date_epoch(&read.text, &options) {
-        Ok(None) => None,
-        Ok(Some(said)) => {
-            let epoch = epoch::resolve(said, &arguments.dockerfile.context, &named, &access, &store)?;
-            let epoch = epoch.map(|seconds| seconds.to_string());
-            // Steps that declare it see the seconds.
-            options.build_args.push(("SOURCE_DATE_EPOCH".into(), epoch.clone().unwrap_or_default()));
-            epoch
-        }
-        Err(errors) => return Err(dockerfile_problem(&read.text, &errors)),
-    };
+    let outside = Outside::new(&store, connection.clone(), Access::of(&settings));
+    let read = dockerfile::read(&arguments.dockerfile, &outside)?;
+    let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
     let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
+    if caches.is_inline() && times.is_some_and(|times| times != Times::At(0)) {
+        let why = "the layers of an image with other times than 0 (--timestamp, SOURCE_DATE_EPOCH) are not those that \
+                   steps make; write the cache to a place of its own, such as type=registry,ref=REF";
+        return Err(wrong("--cache-to", "type=inline", why));
+    }
+    if arguments.reproducible || config.reproducible {
+        settings.reproducible = Some(outputs::seconds(times));
+    }
+    let platform = &options.target_platform;
+    if let Some(imports) = caches.imports(&connection, platform)? {
+        store.attach(imports);
+    }
+    let exports = Exports::begin(&caches, &outputs, &store, &connection, platform)?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
-    let provider = Provider::new(&store, config, pull, read.context, named).with_access(access);
+    let provider = Provider::new(&outside, pull, read.context, named);
     let (graph, warnings) = plan(&read.text, &options, &provider)?;
     for warning in warnings.iter().filter(|_| !arguments.quiet) {
         say(format_args!("warning: {warning}"));
     }
 
+    for stage in unknown_stages(&arguments.no_cache_filter, &graph).filter(|_| !arguments.quiet) {
+        say(format_args!("warning: --no-cache-filter {stage}: no step of a stage with this name is built"));
+    }
     stopping.by_cancelling();
-    let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
-    let renderer = Renderer::new(progress, &graph);
-    let request = Request {
-        graph: &graph,
+    let delivery = Delivery {
+        outputs: &outputs,
+        times,
+        provider: &provider,
         store: &store,
-        sources: &provider,
-        settings: &settings,
-        observer: &renderer,
-        cancel: &cancel,
+        caches: caches.repositories(),
+        platform,
     };
-    let built = lithify_engine::build(&request);
-    renderer.finish();
-    let built = built.map_err(|error| build_problem(&read.text, &graph, error))?;
+    let progress = if arguments.quiet { Progress::Quiet } else { arguments.progress };
+    let name = name_of(arguments, &tags);
+    let ran = AtomicBool::new(false);
+    let attempt = || {
+        let renderer = Renderer::new(progress, &graph);
+        let observer = Watch { renderer: &renderer, ran: &ran };
+        let request = Request {
+            name: &name,
+            graph: &graph,
+            store: &store,
+            sources: &provider,
+            settings: &settings,
+            observer: &observer,
+            cancel: &cancel,
+        };
+        let built = lithify_engine::build(&request);
+        renderer.finish();
+        let built = built.map_err(|error| build_problem(&read.text, &graph, error))?;
+        delivery.deliver(&built)
+    };
+    let built = loop {
+        match attempt() {
+            // A cache that broke is out of the game, so this ends.
+            Err(_) if store.lost_upstream() && !cancel.is_cancelled() => {
+                say("what it answered is built here instead");
+            }
+            done => break done,
+        }
+    };
+    let reported = built.and_then(|built| {
+        exports.finish(&store, &built);
+        report(arguments, &tags, &outputs, &built)
+    });
+    if let Some(limits) = limits.filter(|_| ran.load(Ordering::Relaxed)) {
+        space::keep_small(&store, &limits);
+    }
+    reported
+}
 
-    let built = deliver(&outputs, times, &built, &provider, &store)?;
-    report(arguments, &tags, &outputs, &built)
+/// Passes events on, and remembers whether a step ran.
+struct Watch<'a> {
+    renderer: &'a Renderer,
+    ran: &'a AtomicBool,
+}
+
+impl Observer for Watch<'_> {
+    fn event(&self, event: Event<'_>) {
+        if matches!(event, Event::Started { .. }) {
+            self.ran.store(true, Ordering::Relaxed);
+        }
+        self.renderer.event(event);
+    }
+}
+
+/// `--cache-from` and `--cache-to`, by flags, else the environment, else the configuration.
+fn caches(arguments: &Build, config: &Config) -> Result<Caches, Problem> {
+    let chosen = |flags: &[String], variable: &str, configured: &[String]| -> Vec<String> {
+        let set = std::env::var(variable).unwrap_or_default();
+        let set: Vec<String> = set.split_whitespace().map(str::to_owned).collect();
+        [flags, &set, configured].into_iter().find(|specs| !specs.is_empty()).unwrap_or_default().to_vec()
+    };
+    let from = chosen(&arguments.cache_from, "LITHIFY_CACHE_FROM", &config.cache_from);
+    let to = chosen(&arguments.cache_to, "LITHIFY_CACHE_TO", &config.cache_to);
+    Caches::parse(&from, &to)
+}
+
+/// Those of the names that no step's stage has.
+fn unknown_stages<'a>(names: &'a [String], graph: &'a Graph) -> impl Iterator<Item = &'a String> {
+    names.iter().filter(|name| !graph.steps.iter().any(|step| step.stage.eq_ignore_ascii_case(name)))
+}
+
+/// What the log of builds calls this one. Never a URL: it may hold a password.
+fn name_of(arguments: &Build, tags: &[Reference]) -> String {
+    if !tags.is_empty() {
+        return tags.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ");
+    }
+    match std::fs::canonicalize(&arguments.dockerfile.context) {
+        Ok(folder) => folder.display().to_string(),
+        Err(_) => "(no name)".to_owned(),
+    }
 }
 
 /// Asks for base images until the frontend has all that it needs.
@@ -115,11 +210,11 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
     };
     let code = match &*failure {
         Failure::Source(_) => exit::SOURCE,
-        Failure::Unavailable(_) => exit::SANDBOX,
+        Failure::Unavailable(_) | Failure::Network(_) => exit::SANDBOX,
         Failure::Worker(error) => match error.kind() {
             lithify_worker::FailureKind::Input => exit::STEP,
             lithify_worker::FailureKind::Sandbox => exit::SANDBOX,
-            lithify_worker::FailureKind::Storage => exit::STORE,
+            lithify_worker::FailureKind::Storage | lithify_worker::FailureKind::Missing => exit::STORE,
         },
         Failure::Store(_) | Failure::Io { .. } => exit::STORE,
         Failure::Process(_) | Failure::Files(_) | Failure::Input(_) | Failure::Changed { .. } => exit::STEP,
@@ -143,149 +238,11 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
     problem
 }
 
-fn assemble_problem(error: Error) -> Problem {
+pub(super) fn assemble_problem(error: Error) -> Problem {
     match error {
         Error::Store(error) => store_problem(error),
         error => Problem::caused(exit::STORE, "cannot write the image to the store", &error),
     }
-}
-
-/// Writes and pushes the result. Gives the image in the encoding of the first output.
-fn deliver(
-    outputs: &[Planned],
-    times: Option<Times>,
-    built: &Built,
-    provider: &Provider<'_>,
-    store: &Store,
-) -> Result<Built, Problem> {
-    let mut encoded: Vec<(Encoding, Built)> = vec![];
-    for Planned { output, encoding } in outputs {
-        let encoding = Encoding { times: times.unwrap_or(encoding.times), ..*encoding };
-        let built = match encoded.iter().find(|(known, _)| *known == encoding) {
-            Some((_, known)) => known.clone(),
-            None => {
-                if encoding.force_compression {
-                    fetch_bases(built, provider, store)?;
-                }
-                let one = built.encoded(store, &encoding).map_err(assemble_problem)?;
-                encoded.push((encoding, one.clone()));
-                one
-            }
-        };
-        deliver_one(output, outputs, &built, times, provider, store)?;
-    }
-    Ok(encoded.into_iter().next().map_or_else(|| built.clone(), |(_, first)| first))
-}
-
-fn deliver_one(
-    output: &Output,
-    outputs: &[Planned],
-    built: &Built,
-    times: Option<Times>,
-    provider: &Provider<'_>,
-    store: &Store,
-) -> Result<(), Problem> {
-    let image = Image {
-        manifest: built.manifest.clone(),
-        manifest_bytes: built.manifest_bytes.clone(),
-        config: built.config.clone(),
-        layers: built.layers.iter().map(|layer| layer.blob.clone()).collect(),
-        index: None,
-    };
-    let failed = |what: &str, error: &dyn std::error::Error| {
-        Problem::caused(exit::OUTPUT, format_args!("cannot write {what}"), error)
-    };
-    match output {
-        Output::Image { names, push } => {
-            for name in names {
-                store.tag_image(name, &built.manifest).map_err(store_problem)?;
-                if *push {
-                    push_one(name, &image, built, provider, store)?;
-                }
-            }
-        }
-        Output::OciArchive(destination) => {
-            fetch_bases(built, provider, store)?;
-            let names = named_in(outputs);
-            let written = outputs::write_to(destination, |writer| {
-                archive::write_oci(Contents::Image(&image), &names, store, writer, &())
-                    .map_err(std::io::Error::other)
-            });
-            written.map_err(|error| failed("the OCI archive", &error))?;
-        }
-        Output::OciFolder(folder) => {
-            fetch_bases(built, provider, store)?;
-            archive::write_folder(Contents::Image(&image), &named_in(outputs), store, folder, &())
-                .map_err(|error| failed("the OCI layout", &error))?;
-        }
-        Output::DockerArchive(destination) => {
-            fetch_bases(built, provider, store)?;
-            let names = named_in(outputs);
-            let plain =
-                archive::uncompress(&image, store).map_err(|error| failed("the docker archive", &error))?;
-            let written = outputs::write_to(destination, |writer| {
-                archive::write_docker(&plain, &names, store, writer, &()).map_err(std::io::Error::other)
-            });
-            written.map_err(|error| failed("the docker archive", &error))?;
-        }
-        Output::Folder(folder) => {
-            fetch_bases(built, provider, store)?;
-            files::write_folder(built, store, folder, times)
-                .map_err(|error| failed(&format!("the files to {}", folder.display()), &error))?;
-        }
-        Output::Files(destination) => {
-            fetch_bases(built, provider, store)?;
-            let written =
-                outputs::write_to(destination, |writer| files::write_archive(built, store, writer, times));
-            written.map_err(|error| failed("the archive of files", &error))?;
-        }
-        Output::Nothing => {}
-    }
-    Ok(())
-}
-
-/// The names that an archive says its image has: those of the image outputs.
-fn named_in(outputs: &[Planned]) -> Vec<Reference> {
-    let names = outputs.iter().filter_map(|planned| match &planned.output {
-        Output::Image { names, .. } => Some(names.clone()),
-        _ => None,
-    });
-    names.flatten().collect()
-}
-
-fn push_one(
-    name: &Reference,
-    image: &Image,
-    built: &Built,
-    provider: &Provider<'_>,
-    store: &Store,
-) -> Result<(), Problem> {
-    let bases: Vec<Reference> =
-        built.layers.iter().filter_map(|layer| provider.repository_of(layer.base.as_ref()?)).collect();
-    // A layer of another registry cannot be mounted there, and must be read.
-    if bases.iter().any(|base| base.registry() != name.registry()) || bases.len() < base_layers(built) {
-        fetch_bases(built, provider, store)?;
-    }
-    provider.push(name, image, &bases)
-}
-
-fn base_layers(built: &Built) -> usize {
-    built.layers.iter().filter(|layer| layer.base.is_some()).count()
-}
-
-/// Brings layers of base images that no step had to read into the store.
-fn fetch_bases(built: &Built, provider: &Provider<'_>, store: &Store) -> Result<(), Problem> {
-    use lithify_engine::Sources;
-    for layer in &built.layers {
-        let here = store.size_bytes(&layer.blob.digest);
-        let here = here.map_err(|error| Problem::caused(exit::STORE, "cannot read the store", &error))?;
-        if let (Some(base), None) = (&layer.base, here) {
-            provider
-                .fetch_layer(base, &layer.blob)
-                .map_err(|error| Problem::new(exit::SOURCE, error.message))?;
-        }
-    }
-    Ok(())
 }
 
 /// Says what came out.

@@ -12,8 +12,10 @@ use super::{build, check, dockerfile};
 use crate::access::Access;
 use crate::args::{self, CheckFormat, Pull};
 use crate::config::Config;
+use crate::downloads::Outside;
 use crate::exit::Problem;
 use crate::inputs::{self, wrong};
+use crate::network::Connection;
 use crate::signals;
 use crate::sources::{Provider, store_problem};
 
@@ -75,8 +77,9 @@ fn outline(
     let options = inputs::options(arguments, &named)?;
     signals::cancel_on_signals(&Cancel::default());
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(arguments, &Access::default(), &store)?;
-    let provider = Provider::new(&store, config, config.pull.unwrap_or(Pull::Missing), read.context, named);
+    let outside = Outside::new(&store, Connection::new(config, config.offline), Access::default());
+    let read = dockerfile::read(arguments, &outside)?;
+    let provider = Provider::new(&outside, config.pull.unwrap_or(Pull::Missing), read.context, named);
     let mut images = HashMap::new();
     let outline = loop {
         let planned = lithify_frontend::outline(&read.text, &options, &images);
@@ -105,7 +108,8 @@ fn targets(
 ) -> Result<(), Problem> {
     signals::cancel_on_signals(&Cancel::default());
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(arguments, &Access::default(), &store)?;
+    let outside = Outside::new(&store, Connection::new(config, config.offline), Access::default());
+    let read = dockerfile::read(arguments, &outside)?;
     let targets =
         lithify_frontend::targets(&read.text).map_err(|wrong| dockerfile_problem(&read.text, &wrong))?;
     match shown {

@@ -13,8 +13,10 @@ use super::dockerfile;
 use crate::access::Access;
 use crate::args::{self, CheckFormat, Pull};
 use crate::config::Config;
+use crate::downloads::Outside;
 use crate::exit::{self, Problem};
 use crate::inputs;
+use crate::network::Connection;
 use crate::render::{self, say};
 use crate::signals;
 use crate::sources::{MainContext, Provider, store_problem};
@@ -29,13 +31,14 @@ pub(super) fn run(
     let mut options = inputs::options(arguments, &named)?;
     signals::cancel_on_signals(&Cancel::default());
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let read = dockerfile::read(arguments, &Access::default(), &store)?;
+    let outside = Outside::new(&store, Connection::new(config, config.offline), Access::default());
+    let read = dockerfile::read(arguments, &outside)?;
     if let MainContext::Folder { ignore, .. } = &read.context {
         let ignore = ignore.clone();
         options.ignored = Some(Ignored(Arc::new(move |path| ignore.is_ignored(path.as_bytes()))));
     }
     let pull = config.pull.unwrap_or(Pull::Missing);
-    let provider = Provider::new(&store, config, pull, read.context, named);
+    let provider = Provider::new(&outside, pull, read.context, named);
     let report = check(&read.text, &options, &provider);
     match format {
         CheckFormat::Json => println!("{:#}", report.to_json()),

@@ -3,13 +3,12 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use lithify_cache::Store;
 use lithify_files::ignore::Ignore;
 use lithify_frontend::Source as Text;
 
-use crate::access::Access;
 use crate::args;
 use crate::contexts::{self, Source};
+use crate::downloads::Outside;
 use crate::exit::{self, Problem};
 use crate::sources::{IGNORE_FILES, MainContext, ignore_in, read_ignore};
 
@@ -22,7 +21,7 @@ pub(super) struct Inputs {
 /// What docker and podman call it, the preferred name first.
 pub(super) const NAMES: [&str; 4] = ["Dockerfile", "dockerfile", "Containerfile", "containerfile"];
 
-pub(super) fn read(arguments: &args::Dockerfile, access: &Access, store: &Store) -> Result<Inputs, Problem> {
+pub(super) fn read(arguments: &args::Dockerfile, outside: &Outside<'_>) -> Result<Inputs, Problem> {
     let from_stdin = arguments.file.as_deref() == Some(Path::new("-"));
     match contexts::parse_main(&arguments.context) {
         Source::Folder(folder) => {
@@ -50,8 +49,8 @@ pub(super) fn read(arguments: &args::Dockerfile, access: &Access, store: &Store)
             Err(Problem::new(exit::USAGE, "standard input cannot be both the context and the Dockerfile"))
         }
         Source::Stdin => super::remote::from_stdin(arguments),
-        Source::Git(url) => super::remote::from_git(arguments, &url, access),
-        Source::Url(url) => super::remote::from_url(arguments, &url, access, store),
+        Source::Git(url) => super::remote::from_git(arguments, &url, outside),
+        Source::Url(url) => super::remote::from_url(arguments, &url, outside),
         Source::Image(_) | Source::Scratch | Source::Layout { .. } => {
             Err(Problem::new(exit::USAGE, "an image cannot be the build context"))
         }

@@ -1,5 +1,6 @@
 //! `--output type=local` and `type=tar`: the files of the image rather than the image.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -8,8 +9,10 @@ use lithify_cache::Store;
 use lithify_engine::{Built, BuiltLayer};
 use lithify_files::flatten::Flattened;
 use lithify_files::plant::{Planted, Planter};
-use lithify_oci::layer::{Catalogue, TarWriter, Times, decompress};
-use lithify_oci::{Content, Entry, EntrySink, Timestamp};
+use lithify_oci::layer::{
+    Catalogue, CatalogueEntry, Compiled, InLayer, Mended, TarWriter, Times, decompress,
+};
+use lithify_oci::{Content, Entry, EntrySink, Timestamp, TreePath};
 
 use crate::render::say;
 
@@ -20,14 +23,15 @@ pub(super) fn write_folder(
     folder: &Path,
     times: Option<Times>,
 ) -> io::Result<()> {
-    let tree = flatten(built, store)?;
+    let mut compiled = HashMap::new();
+    let tree = flatten(built, store, &mut compiled)?;
     std::fs::create_dir_all(folder)?;
     let root = std::fs::File::open(folder)?;
     let at = match times {
         Some(Times::At(seconds)) => Some(Timestamp { seconds, nanoseconds: 0 }),
         _ => None,
     };
-    let mut sink = FolderSink { planter: Planter::new(root.as_fd())?, at };
+    let mut sink = FolderSink { planter: Planter::new(root.as_fd())?, at, compiled };
     tree.stream(&mut sink)?;
     sink.planter.finish()
 }
@@ -39,24 +43,32 @@ pub(super) fn write_archive(
     writer: &mut dyn Write,
     times: Option<Times>,
 ) -> io::Result<()> {
-    let tree = flatten(built, store)?;
+    let tree = flatten(built, store, &mut HashMap::new())?;
     let mut archive = TarWriter::new(writer, times.unwrap_or_default());
     tree.stream(&mut archive)?;
     archive.finish()?.flush()
 }
 
-fn flatten(built: &Built, store: &Store) -> io::Result<Flattened> {
+/// Compiled Python whose header says, in the layer, another time than in the tree; and that one, in seconds since 1970.
+type CompiledTimes = HashMap<TreePath, u32>;
+
+fn flatten(built: &Built, store: &Store, compiled: &mut CompiledTimes) -> io::Result<Flattened> {
     let mut tree = Flattened::new();
     for layer in &built.layers {
         let named =
             |error: io::Error| io::Error::new(error.kind(), format!("the layer {}: {error}", layer.diff_id));
-        add(&mut tree, store, layer).map_err(named)?;
+        add(&mut tree, store, layer, compiled).map_err(named)?;
     }
     Ok(tree)
 }
 
 /// Adds a layer, with the real times of its files where it was built here.
-fn add(tree: &mut Flattened, store: &Store, layer: &BuiltLayer) -> io::Result<()> {
+fn add(
+    tree: &mut Flattened,
+    store: &Store,
+    layer: &BuiltLayer,
+    compiled: &mut CompiledTimes,
+) -> io::Result<()> {
     let archive = decompress(store.open_blob(&layer.blob.digest)?)?;
     let catalogue = match layer.base {
         Some(_) => None,
@@ -67,7 +79,16 @@ fn add(tree: &mut Flattened, store: &Store, layer: &BuiltLayer) -> io::Result<()
     store.open_blob(&catalogue)?.read_to_end(&mut bytes)?;
     let catalogue = Catalogue::read(bytes)?;
     let entries = catalogue.entries()?;
-    let mut times = entries.map(|item| item.map(|item| (item.entry.path, item.entry.modified)));
+    let mut times = entries.map(|item| {
+        let CatalogueEntry { entry, compiled: header, .. } = item?;
+        match header {
+            Some(Compiled { source_seconds, in_layer: InLayer::AsSource }) => {
+                compiled.insert(entry.path.clone(), source_seconds)
+            }
+            _ => compiled.remove(&entry.path),
+        };
+        Ok((entry.path, entry.modified))
+    });
     tree.add(archive, Some(&mut times), store.root())
 }
 
@@ -75,13 +96,17 @@ fn add(tree: &mut Flattened, store: &Store, layer: &BuiltLayer) -> io::Result<()
 struct FolderSink {
     planter: Planter,
     at: Option<Timestamp>,
+    compiled: CompiledTimes,
 }
 
 impl EntrySink for FolderSink {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> io::Result<()> {
         let planted = match self.at {
             Some(modified) => self.planter.plant(&Entry { modified, ..entry.clone() }, content),
-            None => self.planter.plant(entry, content),
+            None => match self.compiled.get(&entry.path) {
+                Some(&source_seconds) => self.planter.plant(entry, &mut Mended { content, source_seconds }),
+                None => self.planter.plant(entry, content),
+            },
         };
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", entry.path));
         if planted.map_err(named)? == Planted::LeftOut {

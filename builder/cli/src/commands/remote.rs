@@ -6,19 +6,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lithify_cache::Store;
 use lithify_engine::FileSource;
 use lithify_files::archive;
 use lithify_frontend::Source as Text;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::dockerfile::{Inputs, NAMES, stdin, unreadable};
-use crate::access::Access;
 use crate::args;
-use crate::downloads;
+use crate::downloads::{self, Outside};
 use crate::exit::{self, Problem};
 use crate::render::say;
-use crate::sources::{MainContext, runtime, temporary_folder};
+use crate::sources::{MainContext, temporary_folder};
 
 /// An archive on standard input is a context; anything else is a Dockerfile, which comes without files.
 pub(super) fn from_stdin(arguments: &args::Dockerfile) -> Result<Inputs, Problem> {
@@ -38,10 +36,14 @@ pub(super) fn from_stdin(arguments: &args::Dockerfile) -> Result<Inputs, Problem
 }
 
 /// A repository with a Dockerfile in it.
-pub(super) fn from_git(arguments: &args::Dockerfile, url: &str, access: &Access) -> Result<Inputs, Problem> {
+pub(super) fn from_git(
+    arguments: &args::Dockerfile,
+    url: &str,
+    outside: &Outside<'_>,
+) -> Result<Inputs, Problem> {
     let keep = arguments.build_arg.iter().any(|arg| arg == "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1");
-    let source = downloads::git(&runtime()?, access, url, true, keep, None)
-        .map_err(|error| Problem::new(exit::SOURCE, error.message))?;
+    let source =
+        outside.git(url, true, keep, None).map_err(|error| Problem::new(exit::SOURCE, error.message))?;
     with_dockerfile(arguments, source)
 }
 
@@ -50,19 +52,18 @@ pub(super) fn from_git(arguments: &args::Dockerfile, url: &str, access: &Access)
 pub(super) fn from_url(
     arguments: &args::Dockerfile,
     url: &str,
-    access: &Access,
-    store: &Store,
+    outside: &Outside<'_>,
 ) -> Result<Inputs, Problem> {
     let failed = |error: lithify_engine::SourceError| Problem::new(exit::SOURCE, error.message);
-    let runtime = runtime()?;
-    let file = downloads::file(&runtime, access, store, url, None).map_err(failed)?;
-    let opened = store
+    let file = outside.file(url, None).map_err(failed)?;
+    let opened = outside
+        .store
         .open_blob(&file.digest)
         .map_err(|error| Problem::caused(exit::STORE, format_args!("cannot read what {url} sent"), &error))?;
     if let Some(source) = unpacked(&opened, url)? {
         return with_dockerfile(arguments, source);
     }
-    let source = downloads::folder_of(store, &file, "context").map_err(failed)?;
+    let source = downloads::folder_of(outside.store, &file, "context").map_err(failed)?;
     if arguments.file.is_some() {
         return with_dockerfile(arguments, source);
     }

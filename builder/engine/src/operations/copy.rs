@@ -5,25 +5,23 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use lithify_cache::key::{self, Chain, ContentHasher, Keyed, SourceContent};
 use lithify_files::archive;
-use lithify_files::arrange::{Arrangement, Origin, Part, Rules, arrange};
+use lithify_files::arrange::{Arrangement, Part, Rules, arrange};
 use lithify_files::chmod;
 use lithify_files::dest::Destination;
 use lithify_files::ignore::Ignore;
-use lithify_files::select::{Match, open_content};
+use lithify_files::select::Match;
 use lithify_graph::{Copy, CopySource, InlineFile, Step, StepId, Tree, Unpack};
 use lithify_linux::tree::Metadata;
-use lithify_oci::entry::NoContent;
-use lithify_oci::layer::{TarWriter, Times};
-use lithify_oci::{Content, Digest, EntryKind, EntrySink, Timestamp, TreePath};
+use lithify_oci::{Digest, Timestamp, TreePath};
 use lithify_worker::{CopyRequest, MadeLayer, Request, Response, SelectRules, TreeSource, Worker};
 
-use super::files::{FileDigests, Files, cannot_read, hash_matches};
+use super::files::{FileDigests, Files, hash_matches};
+use super::send::{Unsent, send};
 use super::unchanged;
 use super::{Done, LayerFiles, Outcome, made};
 use crate::build::Running;
@@ -59,13 +57,13 @@ impl Running<'_> {
 
     pub(super) fn run_copy(&self, id: StepId, step: &Step, copy: &Copy) -> Result<Done, Failure> {
         match self.copy_definition_key(step, copy) {
-            Some(key) if self.reads_commits(copy) => {
+            Some(key) if self.reads_commits(copy) => self.settled(|| {
                 let below = self.tree(copy.base);
                 let selected = self.select_sources(copy)?;
-                self.make(id, &key, &below, |worker, files| self.place(worker, copy, selected, files))
-            }
-            Some(key) => self.copy_from_trees(id, copy, &key),
-            None => self.while_files_change(|| self.copy_from_files(id, step, copy)),
+                self.make(id, &key, &below, |worker, files| self.place(worker, id, copy, selected, files))
+            }),
+            Some(key) => self.settled(|| self.copy_from_trees(id, copy, &key)),
+            None => self.settled(|| self.copy_from_files(id, step, copy)),
         }
     }
 
@@ -82,7 +80,8 @@ impl Running<'_> {
         let below = self.tree(copy.base);
         self.make(id, key, &below, |worker, files| {
             let base = self.base_of(copy);
-            self.trees.ensure(worker, &base)?;
+            let needed = self.needed_beside(id);
+            self.trees.ensure(worker, &base, &needed)?;
             let mut request = CopyRequest {
                 below: base.chain().to_vec(),
                 sources: vec![],
@@ -100,7 +99,7 @@ impl Running<'_> {
                     }
                     CopySource::Path { from, pattern, unpack: _ } => {
                         let tree = self.tree(*from);
-                        self.trees.ensure(worker, &tree)?;
+                        self.trees.ensure(worker, &tree, &needed)?;
                         request
                             .sources
                             .push(TreeSource { chain: tree.chain().to_vec(), pattern: pattern.clone() });
@@ -119,10 +118,10 @@ impl Running<'_> {
         let selected = self.select_sources(copy)?;
         let contents: Vec<SourceContent> = selected.iter().filter_map(|one| one.content(copy)).collect();
         let keyed = key::copy_key(copy, &step.platform, &self.base_chain(copy), &contents);
-        if let Some(done) = self.cached(step, &keyed.key, &below)? {
+        if let Some(done) = self.cached(id, &keyed.key, &below)? {
             return Ok(done);
         }
-        self.make(id, &keyed, &below, |worker, files| self.place(worker, copy, selected, files))
+        self.make(id, &keyed, &below, |worker, files| self.place(worker, id, copy, selected, files))
     }
 
     fn select_sources(&self, copy: &Copy) -> Result<Vec<Selected>, Failure> {
@@ -151,12 +150,13 @@ impl Running<'_> {
     fn place(
         &self,
         worker: &Worker,
+        id: StepId,
         copy: &Copy,
         selected: Vec<Selected>,
         files: &LayerFiles,
     ) -> Result<MadeLayer, Failure> {
         let base = self.base_of(copy);
-        self.trees.ensure(worker, &base)?;
+        self.trees.ensure(worker, &base, &self.needed_beside(id))?;
         let mode = copy.mode.as_deref().map(chmod::parse).transpose()?;
         let mut parts = vec![];
         let mut origins = vec![];
@@ -296,65 +296,6 @@ fn place_arrangement(
             let made = made(response?)?;
             unchanged::check(arrangement, origins, files.catalogue.file())?;
             Ok(made)
-        }
-    }
-}
-
-/// Why files could not be sent.
-enum Unsent {
-    /// The worker does not read them.
-    Pipe(io::Error),
-    /// They cannot be read.
-    File(Failure),
-}
-
-fn send(arrangement: &Arrangement, origins: &[PartContent], pipe: File) -> Result<(), Unsent> {
-    let mut archive = TarWriter::new(BufWriter::with_capacity(256 << 10, pipe), Times::Exact);
-    for placed in arrangement.items() {
-        let sent = match &placed.origin {
-            Origin::Archive { part, item } => {
-                let Part::Archive(unpacked) = &arrangement.parts()[*part] else { continue };
-                match placed.entry.kind {
-                    EntryKind::File { .. } => unpacked
-                        .content(*item)
-                        .and_then(|mut content| archive.entry(&placed.entry, &mut content)),
-                    _ => archive.entry(&placed.entry, &mut NoContent),
-                }
-            }
-            origin => archive.entry(&placed.entry, &mut PlacedContent { origins, origin }),
-        };
-        sent.map_err(|error| match (error.kind(), &placed.origin) {
-            (io::ErrorKind::BrokenPipe, _) => Unsent::Pipe(error),
-            (_, Origin::Selected { source, .. }) => Unsent::File(cannot_read(source, error)),
-            _ => Unsent::File(Failure::Input(format!(
-                "cannot read the content of {}: {error}",
-                placed.entry.path
-            ))),
-        })?;
-    }
-    archive.finish().and_then(|mut pipe| pipe.flush()).map_err(Unsent::Pipe)
-}
-
-/// The content of one entry, opened when the archive comes to it.
-struct PlacedContent<'a> {
-    origins: &'a [PartContent],
-    origin: &'a Origin,
-}
-
-impl Content for PlacedContent<'_> {
-    fn open(&mut self) -> io::Result<Box<dyn Read + '_>> {
-        match self.origin {
-            Origin::Made => Ok(Box::new(io::empty())),
-            Origin::Inline { part } => match &self.origins[*part] {
-                PartContent::Inline(content) => Ok(Box::new(content.as_slice())),
-                PartContent::Files(_) => Ok(Box::new(io::empty())),
-            },
-            Origin::Selected { part, source, .. } => match &self.origins[*part] {
-                PartContent::Files(files) => Ok(Box::new(open_content(files.source.root.as_fd(), source)?)),
-                PartContent::Inline(_) => Ok(Box::new(io::empty())),
-            },
-            // `send` takes it from the archive itself.
-            Origin::Archive { .. } => Ok(Box::new(io::empty())),
         }
     }
 }

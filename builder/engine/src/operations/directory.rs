@@ -17,9 +17,13 @@ pub(super) fn key(make: &MakeDirectory, below: &TreeLayers) -> Keyed {
 
 impl Running<'_> {
     pub(super) fn run_make_directory(&self, id: StepId, make: &MakeDirectory) -> Result<Done, Failure> {
+        self.settled(|| self.try_make_directory(id, make))
+    }
+
+    fn try_make_directory(&self, id: StepId, make: &MakeDirectory) -> Result<Done, Failure> {
         let below = self.tree(make.base);
         self.make(id, &key(make, &below), &below, |worker, files| {
-            self.trees.ensure(worker, &below)?;
+            self.trees.ensure(worker, &below, &self.needed_beside(id))?;
             let request = Request::MakeDirectory {
                 chain: below.chain().to_vec(),
                 path: make.path.clone(),

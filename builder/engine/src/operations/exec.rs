@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use lithify_cache::key::{self, Chain, Keyed, MountContent, RunSettings, Ulimit};
 use lithify_graph::{Exec, Network, Security, Step, StepId};
-use lithify_sandbox::RungName;
+use lithify_sandbox::{RungName, Uplink};
 use lithify_worker::{MadeLayer, RunRequest, RunResult, Worker};
 
 use super::certificates;
@@ -16,23 +16,41 @@ use crate::error::{Ending, Failure, ProcessFailure};
 use crate::event::Stream;
 use crate::settings::DEFAULT_SHM_BYTES;
 
+/// The tree that a RUN starts from.
+#[derive(Clone, Copy)]
+enum Base<'a> {
+    /// Nobody else needs it: it may become the result.
+    Spare(&'a [lithify_oci::Digest]),
+    /// It must stay as it is.
+    Kept(&'a [lithify_oci::Digest]),
+}
+
+/// What programs take for the time at which they run (the specification of reproducible-builds.org).
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// As the Dockerfile sets it.
+fn source_date_epoch(exec: &Exec) -> Option<&str> {
+    exec.env.iter().rev().find(|(name, _)| name == SOURCE_DATE_EPOCH).map(|(_, value)| value.as_str())
+}
+
 impl Running<'_> {
     /// The result of a RUN that is in the cache. What a weaker sandbox made counts only where this build has no better one:
     /// without a pid namespace, say, a process may have seen something else.
     pub(super) fn cached_exec(
         &self,
-        step: &Step,
+        id: StepId,
         exec: &Exec,
         mounts: &[MountContent],
     ) -> Result<Option<Done>, Failure> {
+        let step = self.request.graph.step(id);
         let below = self.tree(exec.base);
         if let Some(done) =
-            self.cached(step, &self.exec_key(step, exec, mounts, RungName::Range).key, &below)?
+            self.cached(id, &self.exec_key(step, exec, mounts, RungName::Range).key, &below)?
         {
             return Ok(Some(done));
         }
         let weaker = self.exec_key(step, exec, mounts, RungName::Chroot);
-        let done = self.cached(step, &weaker.key, &below)?;
+        let done = self.cached(id, &weaker.key, &below)?;
         Ok(done.filter(|_| self.trees.rung() == Some(RungName::Chroot)))
     }
 
@@ -46,6 +64,8 @@ impl Running<'_> {
             ulimits: settings.ulimits.iter().map(ulimit).collect(),
             shm_size_bytes: Some(settings.shm_size_bytes).filter(|size| *size != DEFAULT_SHM_BYTES),
             sandbox: (rung != RungName::Range).then(|| rung.to_string()),
+            source_date_epoch: settings.reproducible.filter(|_| source_date_epoch(exec).is_none()),
+            reproducible: settings.reproducible.map(|_| lithify_worker::NOISE_PROFILE.to_owned()),
             ..RunSettings::default()
         };
         let base = Chain(self.tree(exec.base).diff_ids().to_vec());
@@ -57,14 +77,24 @@ impl Running<'_> {
             let problem = "--security=insecure is not allowed; use --allow security.insecure if you trust this Dockerfile";
             return Err(Failure::Input(problem.into()));
         }
-        self.while_files_change(|| self.try_exec(id, step, exec))
+        if exec.network == Network::Host
+            && let Some(program) = self.request.settings.uplink
+            && !self.request.settings.allow_host_network
+        {
+            return Err(Failure::Input(format!(
+                "RUN --network=host leaves the network of its own that --network={} gives; use --allow network.host if you trust \
+                 this Dockerfile",
+                program.as_str()
+            )));
+        }
+        self.settled(|| self.try_exec(id, step, exec))
     }
 
     fn try_exec(&self, id: StepId, step: &Step, exec: &Exec) -> Result<Done, Failure> {
         let below = self.tree(exec.base);
         let contents = self.mount_contents(exec)?;
         if self.reads_files(exec)
-            && let Some(done) = self.cached_exec(step, exec, &contents)?
+            && let Some(done) = self.cached_exec(id, exec, &contents)?
         {
             return Ok(done);
         }
@@ -75,10 +105,20 @@ impl Running<'_> {
             if let Some(message) = self.trees.take_warning() {
                 self.request.observer.event(crate::Event::Warning { message });
             }
-            self.trees.ensure(worker, &below)?;
-            let mounts = self.prepare_mounts(worker, step, exec, &contents)?;
-            let made = self.run_process(id, exec, below.chain(), mounts, worker, files)?;
-            self.trees.made(&below.with(made.diff_id));
+            let mut needed = self.needed_beside(id);
+            self.trees.ensure(worker, &below, &needed)?;
+            let base = match below.chain().last() {
+                Some(chain_id) if self.trees.is_spare(chain_id, &needed) => Base::Spare(below.chain()),
+                _ => Base::Kept(below.chain()),
+            };
+            needed.0.extend(below.chain().last());
+            let mounts = self.prepare_mounts(worker, step, exec, &contents, &needed)?;
+            let result = self.run_process(id, exec, base, mounts, worker, files);
+            if let Base::Spare(_) = base {
+                self.trees.consumed(&below);
+            }
+            let made = result?;
+            self.trees.made(worker, &below.with(made.diff_id))?;
             Ok(made)
         })
     }
@@ -87,12 +127,12 @@ impl Running<'_> {
         &self,
         id: StepId,
         exec: &Exec,
-        chain: &[lithify_oci::Digest],
+        base: Base<'_>,
         mounts: Prepared,
         worker: &Worker,
         files: &LayerFiles,
     ) -> Result<MadeLayer, Failure> {
-        let request = self.run_request(exec, chain, &mounts);
+        let request = self.run_request(exec, base, &mounts)?;
         let reader = OutputReader { step: id, observer: self.request.observer, tail: Tail::default() };
         let reader = &reader;
         let result = std::thread::scope(|scope| {
@@ -114,32 +154,63 @@ impl Running<'_> {
         Err(Failure::Process(ProcessFailure { args: exec.args.clone(), ending, tail: reader.tail.lines() }))
     }
 
-    fn run_request(&self, exec: &Exec, chain: &[lithify_oci::Digest], mounts: &Prepared) -> RunRequest {
+    fn run_request(&self, exec: &Exec, base: Base<'_>, mounts: &Prepared) -> Result<RunRequest, Failure> {
         let settings = self.request.settings;
+        let (chain, consume) = match base {
+            Base::Spare(chain) => (chain, true),
+            Base::Kept(chain) => (chain, false),
+        };
         let mut env = exec.env.clone();
         env.extend(exec.proxy_env.iter().cloned());
+        let epoch_seconds = settings.reproducible.map(|default| match source_date_epoch(exec) {
+            Some(written) => written.parse().unwrap_or(default),
+            None => {
+                env.push((SOURCE_DATE_EPOCH.into(), default.to_string()));
+                default
+            }
+        });
         env.extend(mounts.env.iter().cloned());
         certificates::add_variables(settings, &mut env);
-        RunRequest {
+        let mut resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let network = self.network(exec)?;
+        if let lithify_sandbox::Network::Own(uplink) = &network {
+            resolv_conf = uplink.resolv_conf(&resolv_conf);
+        }
+        Ok(RunRequest {
             chain: chain.to_vec(),
             args: exec.args.clone(),
             env,
             cwd: exec.cwd.clone(),
             user: exec.user.clone(),
             hostname: settings.hostname.clone(),
-            host_network: exec.network != Network::None,
+            network,
             security: match exec.security {
                 Security::Sandbox => lithify_worker::Security::Sandbox,
                 Security::Insecure => lithify_worker::Security::Insecure,
             },
             hosts: self.hosts(),
-            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            resolv_conf,
             mounts: mounts.mounts.iter().cloned().chain(certificates::mounts(settings)).collect(),
             shm_size_bytes: settings.shm_size_bytes,
             ulimits: settings.ulimits.clone(),
             timeout_seconds: settings.step_timeout_seconds,
-            consume: false,
-        }
+            reproducible: epoch_seconds,
+            consume,
+        })
+    }
+
+    /// The network that the process gets.
+    fn network(&self, exec: &Exec) -> Result<lithify_sandbox::Network, Failure> {
+        Ok(match (exec.network, self.request.settings.uplink) {
+            (Network::None, _) => lithify_sandbox::Network::None,
+            (Network::Host, _) | (Network::Default, None) => lithify_sandbox::Network::Host,
+            (Network::Default, Some(program)) => {
+                let path = std::env::var_os("PATH");
+                lithify_sandbox::Network::Own(
+                    Uplink::find(program, path.as_deref()).map_err(Failure::Network)?,
+                )
+            }
+        })
     }
 
     /// /etc/hosts as RUN sees it.

@@ -1,17 +1,16 @@
 //! Files outside the store: which ones a step selects, and what they hold.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use lithify_cache::key::{self, ContentDigest, ContentHasher, Matched, MountContent, SourceContent};
+use lithify_cache::key::{self, ContentHasher, Matched, MountContent, SourceContent};
 use lithify_cache::{ContextIndex, FileFacts};
 use lithify_files::ignore::Ignore;
 use lithify_files::select::{self, Match, Options, open_content};
 use lithify_linux::tree::Metadata;
-use lithify_oci::{Digest, DigestWriter, Timestamp, TreePath};
+use lithify_oci::{FileDigest, FileHasher, Timestamp, TreePath};
 use lithify_worker::Worker;
 
 use crate::build::Running;
@@ -20,7 +19,23 @@ use crate::error::Failure;
 use crate::resources::{Cancel, FileSource};
 
 /// The digests of the regular files of some matches, by match and number.
-pub(super) type FileDigests = HashMap<(usize, usize), Digest>;
+pub(super) struct FileDigests(Vec<Vec<Option<FileDigest>>>);
+
+impl FileDigests {
+    /// None yet.
+    pub(super) fn of(matches: &[Match]) -> Self {
+        FileDigests(matches.iter().map(|one| vec![None; one.len()]).collect())
+    }
+
+    pub(super) fn set(&mut self, group: usize, at: usize, digest: FileDigest) {
+        self.0[group][at] = Some(digest);
+    }
+
+    /// `None` for what is no regular file.
+    pub(super) fn get(&self, group: usize, at: usize) -> Option<&FileDigest> {
+        self.0[group][at].as_ref()
+    }
+}
 
 /// Files outside the store that a step wants.
 pub(super) struct Files {
@@ -43,10 +58,10 @@ impl Running<'_> {
     }
 
     /// The digest of everything below a path of `source`, for the key of a RUN that mounts it.
-    pub(super) fn content_of(&self, source: &FileSource, path: &str) -> Result<ContentDigest, Failure> {
+    pub(super) fn content_of(&self, source: &FileSource, path: &str) -> Result<SourceContent, Failure> {
         let matches = self.select(source, &literal(path), None, false)?;
         let digests = self.file_digests(source, &matches)?;
-        Ok(hash_matches(ContentHasher::new(), &matches, &digests).digest())
+        Ok(hash_matches(ContentHasher::new(), &matches, &digests))
     }
 
     /// Makes a tree of everything below a path of `source`, which stands at the same path in the tree.
@@ -60,7 +75,7 @@ impl Running<'_> {
         let matches = self.select(source, &literal(path), None, false)?;
         let digests = self.file_digests(source, &matches)?;
         let content = hash_matches(ContentHasher::new(), &matches, &digests);
-        if matches!(expected, MountContent::Content(expected) if *expected != content.digest()) {
+        if matches!(expected, MountContent::Content(expected) if expected.digest() != content.digest()) {
             return Err(Failure::Changed { path: path.to_owned() });
         }
         let keyed = key::files_key(path, &content);
@@ -82,7 +97,7 @@ impl Running<'_> {
             Some(path) => Some(ContextIndex::load(self.request.store, path)?),
             None => None,
         };
-        let mut digests = FileDigests::new();
+        let mut digests = FileDigests::of(matches);
         let mut unknown: Vec<Unknown> = vec![];
         for (group, one) in matches.iter().enumerate() {
             for at in 0..one.len() {
@@ -93,7 +108,7 @@ impl Running<'_> {
                 let known =
                     index.as_ref().and_then(|index| index.digest(path.as_bytes(), &facts(one.facts(at))));
                 match known {
-                    Some(digest) => drop(digests.insert((group, at), digest)),
+                    Some(digest) => digests.set(group, at, digest),
                     None => unknown.push(Unknown { group, at, path, facts: facts(one.facts(at)) }),
                 }
             }
@@ -102,7 +117,7 @@ impl Running<'_> {
             if let Some(index) = &mut index {
                 index.insert(file.path.as_bytes(), &file.facts, &digest);
             }
-            digests.insert((file.group, file.at), digest);
+            digests.set(file.group, file.at, digest);
         }
         if let Some(index) = index.filter(|_| !unknown.is_empty()) {
             index.save()?;
@@ -119,7 +134,7 @@ struct Unknown {
 }
 
 /// Hashes files on all processors.
-fn read_all(source: &FileSource, files: &[Unknown], cancel: &Cancel) -> Result<Vec<Digest>, Failure> {
+fn read_all(source: &FileSource, files: &[Unknown], cancel: &Cancel) -> Result<Vec<FileDigest>, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().div_ceil(8));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(vec![None; files.len()]);
@@ -156,16 +171,16 @@ pub(super) fn cannot_read(path: &TreePath, error: io::Error) -> Failure {
     }
 }
 
-fn hash(source: &FileSource, path: &TreePath, buffer: &mut [u8], cancel: &Cancel) -> io::Result<Digest> {
+fn hash(source: &FileSource, path: &TreePath, buffer: &mut [u8], cancel: &Cancel) -> io::Result<FileDigest> {
     let mut file = open_content(source.root.as_fd(), path)?;
-    let mut hasher = DigestWriter::new(io::sink());
+    let mut hasher = FileHasher::default();
     loop {
         // A large file takes longer than who presses Ctrl-C wants to wait.
         if cancel.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
         match file.read(buffer)? {
-            0 => return Ok(hasher.finish().1),
+            0 => return Ok(hasher.finish()),
             length => hasher.write_all(&buffer[..length])?,
         }
     }
@@ -184,7 +199,7 @@ pub(super) fn hash_matches(
             if !one.is_directory {
                 entry.path = TreePath::cleaned(&one.name);
             }
-            hasher.add(&entry, digests.get(&(group, at)));
+            hasher.add(&entry, digests.get(group, at));
         }
     }
     hasher.finish()

@@ -5,12 +5,14 @@
 
 mod agent;
 mod certificates;
+mod compiled;
 mod copy;
 mod directory;
 mod exec;
 mod files;
 mod mounts;
 mod output;
+mod send;
 mod unchanged;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,21 +20,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use lithify_cache::key::{Chain, Key, Keyed, git_key};
-use lithify_cache::{LayerBlob, LayerFacts, NewFile, Record, Store};
-use lithify_graph::{Git, Op, Step, StepId, Tree};
-use lithify_worker::{MadeLayer, Response, Worker};
+use lithify_cache::{LayerBlob, LayerFacts, Missed, NewFile, Record, Store};
+use lithify_graph::{Git, Op, StepId, Tree};
+use lithify_worker::{FailureKind, MadeLayer, Response, Worker};
 
 use crate::build::Running;
 use crate::chain::TreeLayers;
 use crate::error::Failure;
 use crate::event::Origin;
+use crate::log::identity;
 use crate::resources::FileSource;
 
 /// How often a step that another process runs is asked for.
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// How often a step is tried whose files change while they are copied.
-const ATTEMPTS: u32 = 3;
+const MOST_CHANGES: u32 = 3;
+
+/// How often a step is tried whose tree others take away. A machine with this many builds at once makes one of them slow, not wrong.
+const MOST_LOSSES: u32 = 32;
 
 /// What a step results in.
 #[derive(Clone)]
@@ -76,13 +82,13 @@ impl<'a> Running<'a> {
             }
             Op::Http(_) | Op::Git(_) => Ok(None),
             Op::Exec(exec) if self.reads_files(exec) => Ok(None),
-            Op::Exec(exec) => self.cached_exec(step, exec, &mounts::no_contents(exec)),
+            Op::Exec(exec) => self.cached_exec(id, exec, &mounts::no_contents(exec)),
             Op::MakeDirectory(make) => {
                 let below = self.tree(make.base);
-                self.cached(step, &directory::key(make, &below).key, &below)
+                self.cached(id, &directory::key(make, &below).key, &below)
             }
             Op::Copy(copy) => match self.copy_definition_key(step, copy) {
-                Some(keyed) => self.cached(step, &keyed.key, &self.tree(copy.base)),
+                Some(keyed) => self.cached(id, &keyed.key, &self.tree(copy.base)),
                 None => Ok(None),
             },
         }
@@ -101,15 +107,24 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Does `work` again where files changed between the look that made its key and the copy.
-    fn while_files_change(&self, work: impl Fn() -> Result<Done, Failure>) -> Result<Done, Failure> {
-        for _ in 1..ATTEMPTS {
-            match work() {
-                Err(Failure::Changed { .. }) if !self.request.cancel.is_cancelled() => {}
-                other => return other,
+    /// Does `work` again where what it stands on has changed meanwhile: files of a context between the look that made its key and the
+    /// copy, or a tree that has become another build's next one.
+    fn settled(&self, work: impl Fn() -> Result<Done, Failure>) -> Result<Done, Failure> {
+        let (mut changes, mut losses) = (0, 0);
+        loop {
+            let result = work();
+            match &result {
+                Err(Failure::Changed { .. }) => changes += 1,
+                Err(Failure::Worker(error)) if error.kind() == FailureKind::Missing => {
+                    losses += 1;
+                    self.trees.forget();
+                }
+                _ => return result,
+            }
+            if changes == MOST_CHANGES || losses == MOST_LOSSES || self.request.cancel.is_cancelled() {
+                return result;
             }
         }
-        work()
     }
 
     fn fetched(
@@ -164,11 +179,18 @@ impl<'a> Running<'a> {
     }
 
     /// The result that is recorded under `key`, on top of the tree `below`.
-    fn cached(&self, step: &Step, key: &Key, below: &TreeLayers) -> Result<Option<Done>, Failure> {
-        if !self.request.settings.no_cache.allows(&step.stage) {
+    fn cached(&self, id: StepId, key: &Key, below: &TreeLayers) -> Result<Option<Done>, Failure> {
+        if !self.may_reuse(id) {
             return Ok(None);
         }
-        Ok(self.recorded(key)?.map(|diff_id| Done::cached(below.with(diff_id))))
+        let Some(diff_id) = self.recorded(key)? else { return Ok(None) };
+        self.log.found(id, key);
+        Ok(Some(Done::cached(below.with(diff_id))))
+    }
+
+    /// Whether a step's result may come from the cache.
+    fn may_reuse(&self, id: StepId) -> bool {
+        self.request.settings.no_cache.allows(&self.request.graph.step(id).stage)
     }
 
     /// The layer that is recorded under `key`, if its blob is still there.
@@ -186,7 +208,6 @@ impl<'a> Running<'a> {
         below: &TreeLayers,
         work: impl FnOnce(&Worker, &LayerFiles) -> Result<MadeLayer, Failure>,
     ) -> Result<Done, Failure> {
-        let step = self.request.graph.step(id);
         let store = self.request.store;
         let mut lock = store.lock_step(&keyed.key)?;
         if !lock.is_held() {
@@ -198,19 +219,44 @@ impl<'a> Running<'a> {
                 std::thread::sleep(LOCK_POLL);
             }
             // Whoever held the lock before may have made it.
-            if let Some(done) = self.cached(step, &keyed.key, below)? {
+            if let Some(done) = self.cached(id, &keyed.key, below)? {
                 return Ok(done);
             }
         }
-        let identity = identity(step);
-        let why = store.explain(&identity, &keyed.explanation(&identity))?;
-        self.emit_start(id, why.as_deref().filter(|_| self.request.settings.no_cache.allows(&step.stage)));
+        let identity = identity(self.request.graph.step(id));
+        let why = match self.may_reuse(id) {
+            true => self.log.explain(store, keyed, &identity)?,
+            false => Missed::NotAsked,
+        };
+        self.emit_start(id, why.summary().as_deref());
+        self.log.missed(id, keyed, why);
         let worker = self.trees.worker()?;
         let files = LayerFiles::create(store)?;
         let made = work(&worker, &files).map_err(|failure| self.unless_cancelled(failure))?;
+        let (files, made) = self.with_mended_headers(&worker, below, files, made)?;
         self.keep(keyed, &identity, files, &made)?;
         let tree = below.with(made.diff_id);
         Ok(Done::ran(tree))
+    }
+
+    /// Mends compiled Python in a new layer; the tree that it made gets the name that the mended layer gives it.
+    fn with_mended_headers(
+        &self,
+        worker: &Worker,
+        below: &TreeLayers,
+        files: LayerFiles,
+        made: MadeLayer,
+    ) -> Result<(LayerFiles, MadeLayer), Failure> {
+        let mended = match made.has_compiled {
+            true => self.mend_compiled(below, &files, &made)?,
+            false => None,
+        };
+        let Some((new_files, new)) = mended else { return Ok((files, made)) };
+        let (from, to) = (below.with(made.diff_id), below.with(new.diff_id));
+        if let (Some(from), Some(to)) = (from.chain().last(), to.chain().last()) {
+            worker.call(&lithify_worker::Request::Rename { from: *from, to: *to }, &[])?;
+        }
+        Ok((new_files, new))
     }
 
     /// Keeps a new layer and records it under `key`.
@@ -242,13 +288,6 @@ impl<'a> Running<'a> {
     fn unless_cancelled(&self, failure: Failure) -> Failure {
         if self.request.cancel.is_cancelled() { Failure::Cancelled } else { failure }
     }
-}
-
-/// What makes a step "the same" in two builds: its stage, its place there and its instruction.
-fn identity(step: &Step) -> String {
-    let (place, rest) = step.title.split_once("] ").unwrap_or(("", &step.title));
-    let instruction = rest.split_whitespace().next().unwrap_or_default();
-    format!("{place}] {instruction}")
 }
 
 /// The files that a new layer and its catalogue are written to, by the worker.

@@ -5,15 +5,16 @@
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::fd::AsFd;
 
 use lithify_files::arrange::{Arrangement, Origin, Part};
 use lithify_linux::tree::{self, Metadata};
-use lithify_oci::layer::{Catalogue, CatalogueEntry};
+use lithify_oci::layer::CatalogueEntry;
 use lithify_oci::{EntryKind, TreePath};
 use rustix::fs::{Mode, OFlags};
 
+use super::compiled::read_catalogue;
 use super::copy::{Found, PartContent};
 use crate::error::Failure;
 
@@ -29,7 +30,7 @@ pub(super) fn check(
 ) -> Result<(), Failure> {
     let failed =
         |source: io::Error| Failure::Io { doing: "cannot read the catalogue of a new layer", source };
-    let catalogue = read(catalogue).map_err(failed)?;
+    let catalogue = read_catalogue(catalogue).map_err(failed)?;
     let mut made = catalogue.entries().map_err(failed)?;
     let mut next: Option<CatalogueEntry> = None;
     for placed in arrangement.items() {
@@ -46,7 +47,7 @@ pub(super) fn check(
             }
         }
         let unchanged = match next.as_ref().filter(|next| next.entry.path == placed.entry.path) {
-            Some(made) => made.digest.as_ref() == found.digests.get(&(found.group, *item)),
+            Some(made) => made.digest.as_ref() == found.digests.get(found.group, *item),
             None => is_untouched(found, source, facts),
         };
         if !unchanged {
@@ -66,13 +67,6 @@ fn check_archives(arrangement: &Arrangement, origins: &[PartContent]) -> Result<
         }
     }
     Ok(())
-}
-
-fn read(mut file: &File) -> io::Result<Catalogue> {
-    let mut bytes = vec![];
-    file.rewind()?;
-    file.read_to_end(&mut bytes)?;
-    Catalogue::read(bytes)
 }
 
 /// Whether a file is the one that was looked at, and its times say that nobody has written to it since.

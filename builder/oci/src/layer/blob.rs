@@ -5,9 +5,10 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
+use super::compiled::{Compiled, HEADER_BYTES, source_of};
 use super::compress::{Compressor, SMALL, compress_small, lost_thread};
-use super::{CatalogueWriter, Compression, TarWriter, Times};
-use crate::{Content, Descriptor, Digest, DigestWriter, Entry, EntryKind, EntrySink};
+use super::{CatalogueEntry, CatalogueWriter, Compression, TarWriter, Times};
+use crate::{Content, Descriptor, Digest, DigestWriter, Entry, EntryKind, EntrySink, FileHasher};
 
 /// A layer that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,17 @@ pub struct Layer {
     pub uncompressed_size_bytes: u64,
 }
 
+/// A layer that was written, and what is told beside its blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The layer.
+    pub layer: Layer,
+    /// The bytes of its [`Catalogue`](super::Catalogue).
+    pub catalogue: Vec<u8>,
+    /// Whether it holds compiled Python whose header says a time.
+    pub has_compiled: bool,
+}
+
 /// Writes entries, in [`layer_order`](super::layer_order), as a layer's blob.
 ///
 /// A layer of less than 256 KiB is made without a thread; others are hashed and compressed on threads beside the one that
@@ -28,6 +40,7 @@ pub struct LayerWriter<W: Write + Send + 'static> {
     tar: TarWriter<Pipeline<W>>,
     catalogue: CatalogueWriter<Vec<u8>>,
     compression: Compression,
+    has_compiled: bool,
 }
 
 impl<W: Write + Send + 'static> LayerWriter<W> {
@@ -50,60 +63,85 @@ impl<W: Write + Send + 'static> LayerWriter<W> {
             tar: TarWriter::new(pipeline, times),
             catalogue: CatalogueWriter::new(vec![])?,
             compression,
+            has_compiled: false,
         })
     }
 
-    /// Completes the blob. Gives back its writer, what the layer is, and the bytes of its [`Catalogue`](super::Catalogue).
+    /// Completes the blob. Gives back its writer, and what was written.
     ///
     /// # Errors
     /// Those of the writer.
-    pub fn finish(self) -> io::Result<(W, Layer, Vec<u8>)> {
+    pub fn finish(self) -> io::Result<(W, Written)> {
         let sealed = self.tar.finish()?.finish()?;
         let layer = Layer {
             diff_id: sealed.diff_id,
             blob: Descriptor::new(self.compression.media_type(), sealed.digest, sealed.size_bytes),
             uncompressed_size_bytes: sealed.uncompressed_size_bytes,
         };
-        Ok((sealed.blob, layer, self.catalogue.finish()?))
+        let catalogue = self.catalogue.finish()?;
+        Ok((sealed.blob, Written { layer, catalogue, has_compiled: self.has_compiled }))
+    }
+}
+
+impl<W: Write + Send + 'static> LayerWriter<W> {
+    /// Writes an entry of which the catalogue's item is known already, for a layer that is made anew of an older one.
+    ///
+    /// # Errors
+    /// Those of the writer, and failures to read.
+    pub fn noted(&mut self, item: &CatalogueEntry, content: &mut dyn Content) -> io::Result<()> {
+        self.tar.entry(&item.entry, content)?;
+        self.catalogue.add(&item.entry, item.digest, item.compiled)
     }
 }
 
 impl<W: Write + Send + 'static> EntrySink for LayerWriter<W> {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> io::Result<()> {
-        // Mending what the content says about times (.pyc) belongs here, before it is hashed.
         if !matches!(entry.kind, EntryKind::File { .. }) {
             self.tar.entry(entry, content)?;
-            return self.catalogue.add(entry, None);
+            return self.catalogue.add(entry, None, None);
         }
-        let hash = RefCell::new(DigestWriter::new(io::sink()));
-        let mut hashed = Hashed { content, hash: &hash };
-        self.tar.entry(entry, &mut hashed)?;
-        self.catalogue.add(entry, Some(hash.into_inner().finish().1))
+        let seen = RefCell::new(Seen::default());
+        self.tar.entry(entry, &mut Watched { content, seen: &seen })?;
+        let Seen { hasher, start } = seen.into_inner();
+        let compiled = source_of(entry).and_then(|_| Compiled::of_header(&start));
+        self.has_compiled |= compiled.is_some();
+        self.catalogue.add(entry, Some(hasher.finish()), compiled)
     }
 }
 
-/// Hashes content while it is read.
-struct Hashed<'a> {
-    content: &'a mut dyn Content,
-    hash: &'a RefCell<DigestWriter<io::Sink>>,
+/// What is learned of a content while it is read.
+#[derive(Default)]
+struct Seen {
+    hasher: FileHasher,
+    /// Its first bytes.
+    start: Vec<u8>,
 }
 
-impl Content for Hashed<'_> {
+/// A content that is looked at while it is read.
+struct Watched<'a> {
+    content: &'a mut dyn Content,
+    seen: &'a RefCell<Seen>,
+}
+
+impl Content for Watched<'_> {
     fn open(&mut self) -> io::Result<Box<dyn Read + '_>> {
         let reader = self.content.open()?;
-        Ok(Box::new(HashedReader { reader, hash: self.hash }))
+        Ok(Box::new(WatchedReader { reader, seen: self.seen }))
     }
 }
 
-struct HashedReader<'a> {
+struct WatchedReader<'a> {
     reader: Box<dyn Read + 'a>,
-    hash: &'a RefCell<DigestWriter<io::Sink>>,
+    seen: &'a RefCell<Seen>,
 }
 
-impl Read for HashedReader<'_> {
+impl Read for WatchedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.reader.read(buffer)?;
-        self.hash.borrow_mut().write_all(&buffer[..got])?;
+        let mut seen = self.seen.borrow_mut();
+        let wanted = HEADER_BYTES - seen.start.len();
+        seen.start.extend_from_slice(&buffer[..got.min(wanted)]);
+        seen.hasher.write_all(&buffer[..got])?;
         Ok(got)
     }
 }

@@ -7,19 +7,28 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
 
-use crate::{Device, Digest, Entry, EntryKind, Timestamp, TreePath};
+use super::{Compiled, InLayer};
+use crate::{Device, Entry, EntryKind, FileDigest, Timestamp, TreePath};
 
 const MAGIC: &[u8; 8] = b"lithcat1";
 /// No text in a catalogue is longer: names have 4096 bytes at most, attributes 64 KiB.
 const MAX_TEXT: u64 = 1 << 20;
+/// What precedes the digest of a content. 1 stood for SHA-256: such digests are left out, as if they were not known.
+const NO_DIGEST: u8 = 0;
+const BLAKE3: u8 = 2;
+/// The same, and after it the time of a compiled file's source, which its header in the layer says too, or does not.
+const COMPILED_AS_IN_TREE: u8 = 3;
+const COMPILED_AS_SOURCE: u8 = 4;
 
 /// An entry with its real time, and the digest of its content where it is a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogueEntry {
     /// All but the content.
     pub entry: Entry,
-    /// The SHA-256 of the content of a regular file.
-    pub digest: Option<Digest>,
+    /// The digest of the content of a regular file.
+    pub digest: Option<FileDigest>,
+    /// What is known of a compiled Python file. The digest is of its content in the tree.
+    pub compiled: Option<Compiled>,
 }
 
 /// Writes a catalogue, entry by entry.
@@ -41,8 +50,13 @@ impl<W: Write> CatalogueWriter<W> {
     ///
     /// # Errors
     /// Those of the writer.
-    pub fn add(&mut self, entry: &Entry, digest: Option<Digest>) -> io::Result<()> {
-        self.items.write(entry, digest)
+    pub fn add(
+        &mut self,
+        entry: &Entry,
+        digest: Option<FileDigest>,
+        compiled: Option<Compiled>,
+    ) -> io::Result<()> {
+        self.items.write(entry, digest, compiled)
     }
 
     /// Ends the list and gives back the writer.
@@ -67,8 +81,8 @@ impl Catalogue {
     /// None that depend on the entries.
     pub fn write<'a>(entries: impl IntoIterator<Item = &'a CatalogueEntry>) -> io::Result<Self> {
         let mut writer = CatalogueWriter::new(vec![])?;
-        for CatalogueEntry { entry, digest } in entries {
-            writer.add(entry, *digest)?;
+        for CatalogueEntry { entry, digest, compiled } in entries {
+            writer.add(entry, *digest, *compiled)?;
         }
         Ok(Catalogue { bytes: writer.finish()? })
     }
@@ -141,7 +155,12 @@ impl<W: Write> ItemWriter<W> {
     ///
     /// # Errors
     /// Those of the writer.
-    pub fn write(&mut self, entry: &Entry, digest: Option<Digest>) -> io::Result<()> {
+    pub fn write(
+        &mut self,
+        entry: &Entry,
+        digest: Option<FileDigest>,
+        compiled: Option<Compiled>,
+    ) -> io::Result<()> {
         let mut item = Vec::with_capacity(128);
         item.push(1);
         let path = entry.path.as_bytes();
@@ -159,8 +178,19 @@ impl<W: Write> ItemWriter<W> {
             put_text(&mut item, name);
             put_text(&mut item, value);
         }
-        item.push(u8::from(digest.is_some()));
-        item.extend_from_slice(digest.as_ref().map_or(&[], |digest| digest.as_bytes()));
+        if let Some(digest) = digest {
+            item.push(match compiled.map(|compiled| compiled.in_layer) {
+                None => BLAKE3,
+                Some(InLayer::AsInTree) => COMPILED_AS_IN_TREE,
+                Some(InLayer::AsSource) => COMPILED_AS_SOURCE,
+            });
+            item.extend_from_slice(digest.as_bytes());
+            if let Some(compiled) = compiled {
+                put(&mut item, compiled.source_seconds.into());
+            }
+        } else {
+            item.push(NO_DIGEST);
+        }
         self.path = entry.path.clone();
         self.out.write_all(&item)
     }
@@ -222,18 +252,32 @@ impl<R: Read> ItemReader<R> {
         let seconds = (seconds >> 1) as i64 ^ -((seconds & 1) as i64);
         let modified = Timestamp { seconds, nanoseconds: self.small()? };
         let mut xattrs = BTreeMap::new();
+        let mut room = MAX_TEXT;
         for _ in 0..self.number()? {
-            xattrs.insert(self.text()?, self.text()?);
+            let (name, value) = (self.text()?, self.text()?);
+            let more = (name.len() + value.len()) as u64 + 1;
+            room = room.checked_sub(more).ok_or_else(|| invalid("a file has too many attributes"))?;
+            xattrs.insert(name, value);
         }
-        let digest = match self.byte()? {
-            0 => None,
-            _ => {
-                let mut digest = [0; 32];
-                self.input.read_exact(&mut digest)?;
-                Some(Digest::from_bytes(digest))
-            }
+        let entry = Entry { path, kind, mode, uid, gid, modified, xattrs };
+        let (digest, compiled) = self.content()?;
+        Ok(Some(CatalogueEntry { entry, digest, compiled }))
+    }
+
+    fn content(&mut self) -> io::Result<(Option<FileDigest>, Option<Compiled>)> {
+        let what = self.byte()?;
+        if what == NO_DIGEST {
+            return Ok((None, None));
+        }
+        let mut digest = [0; 32];
+        self.input.read_exact(&mut digest)?;
+        let in_layer = match what {
+            COMPILED_AS_IN_TREE => InLayer::AsInTree,
+            COMPILED_AS_SOURCE => InLayer::AsSource,
+            _ => return Ok(((what == BLAKE3).then(|| FileDigest::from_bytes(digest)), None)),
         };
-        Ok(Some(CatalogueEntry { entry: Entry { path, kind, mode, uid, gid, modified, xattrs }, digest }))
+        let compiled = Compiled { source_seconds: self.small()?, in_layer };
+        Ok((Some(FileDigest::from_bytes(digest)), Some(compiled)))
     }
 
     fn kind(&mut self) -> io::Result<EntryKind> {

@@ -14,6 +14,7 @@
 
 mod blob;
 pub mod catalogue;
+mod compiled;
 mod compress;
 mod header;
 mod read;
@@ -26,8 +27,9 @@ use std::cmp::Ordering;
 
 use crate::TreePath;
 
-pub use blob::{Layer, LayerWriter, recompress};
+pub use blob::{Layer, LayerWriter, Written, recompress};
 pub use catalogue::{Catalogue, CatalogueEntry, CatalogueWriter};
+pub use compiled::{Compiled, InLayer, Mended, source_of};
 pub use compress::{Compression, decompress};
 pub use read::{InvalidArchive, Limits, read_archive, read_tar};
 pub use write::{CAPABILITY, TarWriter};

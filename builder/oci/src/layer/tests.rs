@@ -3,7 +3,7 @@ use std::io::{self, Cursor, Read, Write};
 
 use super::compress::ZLIB_RS_VERSION;
 use super::*;
-use crate::{Content, Device, Digest, Entry, EntryKind, EntrySink, Timestamp, TreePath};
+use crate::{Content, Device, Digest, Entry, EntryKind, EntrySink, FileDigest, Timestamp, TreePath};
 
 fn path(text: impl AsRef<[u8]>) -> TreePath {
     TreePath::checked(text.as_ref()).unwrap()
@@ -388,12 +388,12 @@ fn threads_do_not_show_in_the_bytes() {
                 let mut writer =
                     LayerWriter::with_threads(vec![], compression, Times::default(), threads).unwrap();
                 writer.entry(&entries[0].0, &mut &entries[0].1[..]).unwrap();
-                let (blob, layer, catalogue) = writer.finish().unwrap();
+                let (blob, Written { layer, catalogue, .. }) = writer.finish().unwrap();
                 assert_eq!(layer.blob.digest, Digest::of(&blob));
                 assert_eq!(layer.blob.size_bytes, blob.len() as u64);
                 let catalogue = Catalogue::read(catalogue).unwrap();
                 let found = catalogue.find(&path("f")).unwrap().unwrap();
-                assert_eq!(found.digest, Some(Digest::of(&entries[0].1)));
+                assert_eq!(found.digest, Some(FileDigest::of(&entries[0].1)));
                 let mut plain = vec![];
                 decompress(&blob[..]).unwrap().read_to_end(&mut plain).unwrap();
                 assert_eq!(
@@ -464,9 +464,15 @@ fn a_catalogue_holds_every_entry() {
         .into_iter()
         .chain([other("z", EntryKind::Opaque)])
         .map(|(entry, content)| CatalogueEntry {
-            digest: matches!(entry.kind, EntryKind::File { .. }).then(|| Digest::of(content)),
+            digest: matches!(entry.kind, EntryKind::File { .. }).then(|| FileDigest::of(content)),
+            compiled: None,
             entry,
         })
+        .chain([InLayer::AsInTree, InLayer::AsSource].map(|in_layer| CatalogueEntry {
+            entry: file("zz", b"content").0,
+            digest: Some(FileDigest::of("content")),
+            compiled: Some(Compiled { source_seconds: u32::MAX, in_layer }),
+        }))
         .collect();
     let catalogue = Catalogue::write(&items).unwrap();
     let read = Catalogue::read(catalogue.as_bytes().to_vec()).unwrap();
@@ -500,4 +506,38 @@ fn identities_name_the_compressor_that_is_used() {
     let lock = include_str!("../../../../Cargo.lock");
     assert!(lock.contains(&format!("name = \"zlib-rs\"\nversion = \"{ZLIB_RS_VERSION}\"")));
     assert!(Compression::Gzip { level: 6 }.identity().ends_with("-6"));
+}
+
+#[test]
+fn sources_of_compiled_files() {
+    let check = |at: &str, expected: Option<&str>| {
+        let source = source_of(&file(at, &[0; 16]).0);
+        assert_eq!(source, expected.map(path), "{at}");
+    };
+    check("a/__pycache__/m.cpython-311.pyc", Some("a/m.py"));
+    check("__pycache__/m.cpython-311.opt-2.pyc", Some("m.py"));
+    check("a/__pycache__/m.pyc", None);
+    check("a/__pycache__/.cpython-311.pyc", None);
+    check("a/__pycache__/m.n.cpython-311.opt-2.pyc", None);
+    check("a/m.cpython-311.pyc", None);
+    check("a/__pycache__/m.cpython-311.py", None);
+    assert_eq!(source_of(&file("__pycache__/m.x.pyc", &[0; 15]).0), None);
+    assert_eq!(source_of(&entry("__pycache__/m.x.pyc", EntryKind::Fifo)), None);
+}
+
+#[test]
+fn headers_of_compiled_files() {
+    let header = |start: &[u8; 8]| [&start[..], &1_700_000_000_u32.to_le_bytes(), &[7, 0, 0, 0]].concat();
+    let found = |content: &[u8]| Compiled::of_header(content).map(|compiled| compiled.source_seconds);
+    let by_time = header(b"\xa7\x0d\x0d\x0a\0\0\0\0");
+    assert_eq!(found(&by_time), Some(1_700_000_000));
+    assert_eq!(found(&header(b"\xa7\x0d\x0d\x0a\x01\0\0\0")), None, "by a hash");
+    assert_eq!(found(&header(b"\xa7\x0d\x0d\x0d\0\0\0\0")), None, "no magic number");
+    assert_eq!(found(&by_time[..15]), None);
+    let content = [&by_time[..], b"code"].concat();
+    let mut mended = vec![];
+    let mut plain = &content[..];
+    Mended { content: &mut plain, source_seconds: 5 }.open().unwrap().read_to_end(&mut mended).unwrap();
+    assert_eq!(found(&mended), Some(5));
+    assert_eq!((&mended[..8], &mended[12..]), (&content[..8], &content[12..]));
 }

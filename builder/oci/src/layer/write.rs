@@ -7,6 +7,9 @@ use super::header::{BLOCK, Header, Records, XATTR, encode_records, flag};
 use super::{OPAQUE_NAME, Times, WHITEOUT_PREFIX, layer_order};
 use crate::{Content, Device, Entry, EntryKind, EntrySink, Timestamp, TreePath};
 
+/// Large enough to go past the buffers of those it reads from.
+const BUFFER: usize = 128 << 10;
+
 /// The one attribute that a layer carries.
 pub const CAPABILITY: &[u8] = b"security.capability";
 
@@ -24,7 +27,7 @@ pub struct TarWriter<W> {
 impl<W: Write> TarWriter<W> {
     /// Writes to `out`, in pieces of all sizes.
     pub fn new(out: W, times: Times) -> Self {
-        TarWriter { out, times, last: None, buffer: vec![0; 64 << 10].into() }
+        TarWriter { out, times, last: None, buffer: vec![0; BUFFER].into() }
     }
 
     /// Writes the end of the archive and gives back the writer.
@@ -34,6 +37,24 @@ impl<W: Write> TarWriter<W> {
     pub fn finish(mut self) -> io::Result<W> {
         self.out.write_all(&[0; 2 * BLOCK])?;
         Ok(self.out)
+    }
+
+    /// Writes a file whose content `write` brings, in place of a reader: exactly as many bytes as the entry announces.
+    ///
+    /// # Errors
+    /// Those of the writer and of `write`.
+    pub fn file_by(
+        &mut self,
+        entry: &Entry,
+        write: impl FnOnce(&mut W, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let EntryKind::File { size_bytes } = entry.kind else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no file", entry.path)));
+        };
+        self.check(entry)?;
+        self.header(entry)?;
+        write(&mut self.out, size_bytes)?;
+        self.pad(size_bytes)
     }
 
     fn check(&mut self, entry: &Entry) -> io::Result<()> {

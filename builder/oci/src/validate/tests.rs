@@ -33,7 +33,8 @@ fn image_of(entries: &[Entry], compression: Compression) -> (Memory, Descriptor)
     for entry in entries {
         writer.entry(entry, &mut crate::entry::NoContent).unwrap();
     }
-    let (blob, layer, _) = writer.finish().unwrap();
+    let (blob, written) = writer.finish().unwrap();
+    let layer = written.layer;
     let config = ImageConfig {
         architecture: "amd64".into(),
         os: "linux".into(),

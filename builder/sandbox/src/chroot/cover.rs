@@ -40,6 +40,8 @@ impl Held {
         rustix::fs::mkdirat(&parent, name, Mode::RWXU)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
+        // Tells who removes what killed processes left that somebody is at work here.
+        rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockShared)?;
         Ok(Held { parent, name: name.to_owned(), folder })
     }
 }

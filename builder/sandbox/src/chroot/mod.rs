@@ -139,8 +139,13 @@ fn check_supported(process: &Process) -> Result<(), Error> {
     let refuse = |what: &str, why| {
         Err(Error::Unsupported { what: what.to_owned(), rung: RungName::Chroot.as_str(), why })
     };
-    if process.network == Network::None {
-        return refuse("--network=none", "no network namespace can be made");
+    match &process.network {
+        Network::Host => {}
+        Network::None => return refuse("--network=none", "no network namespace can be made"),
+        Network::Own(uplink) => {
+            let what = format!("--network={}", uplink.program().as_str());
+            return refuse(&what, "no network namespace can be made");
+        }
     }
     if process.security == Security::Insecure {
         return refuse("--security=insecure", "a step has the rights of the container and no more");

@@ -185,7 +185,7 @@ fn init_in_folder(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::I
 fn init(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::Infallible, Stop> {
     let (process, root, descriptors) = receive(control, spec)?;
     rustix::process::umask(rustix::fs::Mode::empty());
-    if process.network == Network::None {
+    if process.network != Network::Host {
         network::bring_loopback_up().map_err(Error::setup("bringing the loopback interface up"))?;
     }
     let created = root::build(&process, root, descriptors)?;

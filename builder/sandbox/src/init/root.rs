@@ -148,7 +148,7 @@ impl Builder<'_> {
     /// A file system of its own where the network namespace is, else the machine's, both read-only.
     fn sys(&mut self) -> io::Result<()> {
         let own = match self.process.network {
-            Network::None => mount::filesystem("sysfs", &[], PLAIN).ok(),
+            Network::None | Network::Own(_) => mount::filesystem("sysfs", &[], PLAIN).ok(),
             Network::Host => None,
         };
         let sys = match own {

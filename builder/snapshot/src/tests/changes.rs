@@ -311,6 +311,29 @@ fn a_tree_moves_forward() {
 }
 
 #[test]
+fn a_tree_that_is_read_stays_as_it_is() {
+    for kind in kinds("a_tree_that_is_read_stays_as_it_is") {
+        let trees = Trees::new();
+        let snapshots = trees.snapshots(kind);
+        let (_, root) = base(&*snapshots, BASE);
+        let view = snapshots.view(&[root]).unwrap();
+        let before = dump(view.root());
+        let mut workspace = snapshots.workspace(&[root], MoveOrKeep::Move).unwrap();
+        let made = run(&mut workspace, "rm -r etc; echo new > links/1", &[]);
+        let chain = root.then(made.layer.diff_id);
+        workspace.commit(chain).unwrap();
+        assert_eq!(dump(view.root()), before, "{kind}");
+        assert!(snapshots.has(&[root, chain]).unwrap() && snapshots.has(&[root]).unwrap());
+
+        // As long as one works in a tree, nobody reads it.
+        drop(view);
+        let workspace = snapshots.workspace(&[root], MoveOrKeep::Move).unwrap();
+        assert_eq!(snapshots.view(&[root]).is_ok(), kind == "overlay");
+        drop(workspace);
+    }
+}
+
+#[test]
 fn two_that_make_one_tree_agree() {
     for kind in kinds("two_that_make_one_tree_agree") {
         let trees = Trees::new();

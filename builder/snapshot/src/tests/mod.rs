@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 
 use lithify_linux::tree;
-use lithify_oci::layer::{Catalogue, Compression, Layer, LayerWriter, Times};
+use lithify_oci::layer::{Catalogue, Compression, Layer, LayerWriter, Times, Written};
 use lithify_oci::{Content, Digest, Entry, EntryKind, TreePath};
 use lithify_testkit::skipped;
 use rustix::fs::{Mode, OFlags};
@@ -97,7 +97,7 @@ fn run(workspace: &mut Workspace, script: &str, ignore: &[TreePath]) -> Made {
 fn difference(workspace: &mut Workspace, ignore: &[TreePath]) -> Made {
     let mut writer = LayerWriter::new(vec![], Compression::None, Times::default()).unwrap();
     workspace.diff(ignore, &mut writer).unwrap();
-    let (tar, layer, catalogue) = writer.finish().unwrap();
+    let (tar, Written { layer, catalogue, .. }) = writer.finish().unwrap();
     Made { layer, tar, catalogue: Catalogue::read(catalogue).unwrap() }
 }
 

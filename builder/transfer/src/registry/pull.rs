@@ -57,6 +57,35 @@ impl Client {
         Err(Error::malformed(name, "indexes stand in indexes without end"))
     }
 
+    /// As [`Client::resolve`], but nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub(crate) async fn manifest_for(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        blobs: &dyn Blobs,
+    ) -> Result<Image, Error> {
+        let name = reference.familiar();
+        let mut at = reference.clone();
+        let mut declared: Option<Descriptor> = None;
+        for _ in 0..MAX_INDEX_DEPTH {
+            let (bytes, content_type) = self.manifest(&at, declared.as_ref(), blobs).await?;
+            match Document::parse(&bytes, content_type.as_deref(), &name)? {
+                Document::Manifest(media_type, manifest) => {
+                    return Ok(Image::new(&media_type, *manifest, bytes));
+                }
+                Document::Index(_, document) => {
+                    let chosen = image::choose(&document, platform, &name)?.clone();
+                    at = reference.with_digest(chosen.digest);
+                    declared = Some(chosen);
+                }
+            }
+        }
+        Err(Error::malformed(name, "indexes stand in indexes without end"))
+    }
+
     async fn config(&self, reference: &Reference, image: &Image, blobs: &dyn Blobs) -> Result<(), Error> {
         if image.config.size_bytes > MAX_CONFIG_BYTES {
             let problem = format!("its configuration has {} bytes", image.config.size_bytes);

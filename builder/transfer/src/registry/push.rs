@@ -82,6 +82,36 @@ impl Client {
         push.manifest(&target(reference, index.index.digest), index.index, index.bytes).await
     }
 
+    /// Sends one blob, unless the registry has it.
+    ///
+    /// # Errors
+    /// As [`Client::push`].
+    pub(crate) async fn push_blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        blobs: &dyn Blobs,
+        sources: &[Reference],
+    ) -> Result<(), Error> {
+        let endpoint = self.destination(reference).await?;
+        self.prepare(&endpoint, reference, blobs, sources, &()).blob(blob).await
+    }
+
+    /// Makes the reference's tag stand for a manifest whose blobs are all there.
+    ///
+    /// # Errors
+    /// As [`Client::push`].
+    pub(crate) async fn push_manifest(
+        &self,
+        reference: &Reference,
+        manifest: &Descriptor,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let endpoint = self.destination(reference).await?;
+        let push = self.prepare(&endpoint, reference, &crate::depot::Nowhere, &[], &());
+        push.manifest(&target(reference, manifest.digest), manifest, bytes).await.map(drop)
+    }
+
     async fn destination(&self, reference: &Reference) -> Result<Endpoint, Error> {
         let mut endpoint = Endpoint::registry(reference)?;
         self.settle(&mut endpoint, &format!("push to {}", repository_name(reference))).await?;

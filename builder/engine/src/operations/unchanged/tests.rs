@@ -1,6 +1,5 @@
 //! A file that changed between the look at it and the copy is noticed.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -9,9 +8,10 @@ use std::sync::Arc;
 use lithify_files::arrange::{Part, Rules, arrange};
 use lithify_files::dest::Destination;
 use lithify_files::select::{Options, select};
-use lithify_oci::Digest;
+use lithify_oci::FileDigest;
 use lithify_oci::layer::Catalogue;
 
+use super::super::files::FileDigests;
 use super::*;
 use crate::resources::FileSource;
 
@@ -24,16 +24,18 @@ fn check(sent: Option<&str>, now: Option<&str>, unchanged: bool) {
     let source = Arc::new(FileSource { root, path: None, ignore: None, temporary: None });
     let options = Options { ignore: None, exclude: None, parents: false, context: true };
     let matches = select(source.root.as_fd(), b"file", &options).expect("a match");
-    let digests = Arc::new(HashMap::from([((0, 0), Digest::of("old"))]));
+    let mut digests = FileDigests::of(&matches);
+    digests.set(0, 0, FileDigest::of("old"));
+    let digests = Arc::new(digests);
     let origins = [PartContent::Files(Found::new(&source, &digests, 0, &matches[0]))];
     let parts = matches.into_iter().map(Part::Match).collect();
     let destination = Destination::in_empty_tree("/there/", true).expect("destination");
     let arrangement = arrange(parts, &destination, &Rules::default()).expect("arrangement");
     let made = arrangement.items().filter_map(|placed| {
-        let digest = matches!(placed.entry.kind, EntryKind::File { .. }).then(|| sent.map(Digest::of));
+        let digest = matches!(placed.entry.kind, EntryKind::File { .. }).then(|| sent.map(FileDigest::of));
         match digest {
             Some(None) => None,
-            digest => Some(CatalogueEntry { entry: placed.entry, digest: digest.flatten() }),
+            digest => Some(CatalogueEntry { entry: placed.entry, digest: digest.flatten(), compiled: None }),
         }
     });
     let catalogue = Catalogue::write(&made.collect::<Vec<_>>()).expect("catalogue");
