@@ -7,6 +7,9 @@ use lithify_oci::Digest;
 use rusqlite::ErrorCode;
 use rustix::io::Errno;
 
+/// How the message of [`Error::Full`] begins: by this it is known where it comes as a part of another error's text.
+pub const FULL: &str = "no space left for the store";
+
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,7 +26,7 @@ pub enum Error {
     },
     /// The file system is full, or the quota is used up.
     #[error(
-        "no space left for the store: {path}; free some with `lithify prune`, or choose another place with \
+        "{FULL}: {path}; free some with `lithify prune`, or choose another place with \
          --root DIR or LITHIFY_ROOT",
         path = path.display()
     )]
@@ -137,6 +140,10 @@ impl Error {
         let path = path.to_owned();
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Error::Full { path, source: Errno::NOSPC.into() },
+            // SQLite does not always say what the kernel said: not when it cannot enlarge the files beside the database.
+            Some(ErrorCode::SystemIoFailure) if is_full(&path) => {
+                Error::Full { path, source: Errno::NOSPC.into() }
+            }
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
                 Error::Unwritable { path, source: io::Error::other(source) }
             }
@@ -144,6 +151,13 @@ impl Error {
             _ => Error::Database { path, source },
         }
     }
+}
+
+/// Whether the file system has no more room than the files beside a database take.
+fn is_full(path: &Path) -> bool {
+    const ROOM_BYTES: u64 = 64 << 10;
+    let folder = path.parent().unwrap_or(path);
+    rustix::fs::statvfs(folder).is_ok_and(|all| all.f_bavail * all.f_frsize < ROOM_BYTES)
 }
 
 /// For the [`lithify_oci::Blobs`] interface, which speaks of `io::Error` alone.

@@ -15,7 +15,7 @@ pub mod remote;
 mod store;
 
 pub use context_index::{ContextIndex, FileFacts};
-pub use error::Error;
+pub use error::{Error, FULL};
 pub use key::{Chain, Explanation, Key, Keyed};
 pub use remote::MountEntry;
 pub use store::{

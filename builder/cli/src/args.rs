@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::legacy::Legacy;
+use crate::limits::LimitFlags;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -234,14 +235,16 @@ pub(crate) struct Build {
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
     /// A cache of another machine to take from, several times: type=registry,ref=REF | type=local,src=DIR |
-    /// type=s3,bucket=B,region=R; REF alone is type=registry; mounts=ID takes a cache mount as well
+    /// type=s3,bucket=B,region=R; REF alone is type=registry
     #[arg(long, value_name = "SPEC")]
     pub(crate) cache_from: Vec<String>,
     /// Where the cache is written for other machines, several times: type=registry,ref=REF | type=local,dest=DIR |
-    /// type=s3,bucket=B,region=R | type=inline; with mode=min (the image's own steps) or mode=max (all); mounts=ID
-    /// writes a cache mount as well
+    /// type=s3,bucket=B,region=R | type=inline; with mode=min (the image's own steps) or mode=max (all)
     #[arg(long, value_name = "SPEC")]
     pub(crate) cache_to: Vec<String>,
+    /// Take images, URLs and git references as this file fixes them; where it does not exist, write what they stand for
+    #[arg(long, value_name = "FILE", env = "LITHIFY_LOCK")]
+    pub(crate) lock: Option<PathBuf>,
     /// Touch no network: what the store lacks is an error, and RUN has loopback only
     #[arg(long, env = "LITHIFY_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
@@ -278,6 +281,8 @@ pub(crate) struct Build {
     /// A resource limit for RUN
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimit: Vec<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
     /// Allow RUN --security=insecure, or RUN --network=host where --network says another one: security.insecure, network.host
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,

@@ -145,9 +145,9 @@ impl Kind {
     }
 }
 
-const REGISTRY: &[&str] = &["type", "ref", "mounts"];
-const LOCAL_FROM: &[&str] = &["type", "src", "tag", "digest", "mounts"];
-const LOCAL_TO: &[&str] = &["type", "dest", "tag", "mode", "mounts"];
+const REGISTRY: &[&str] = &["type", "ref"];
+const LOCAL_FROM: &[&str] = &["type", "src", "tag", "digest"];
+const LOCAL_TO: &[&str] = &["type", "dest", "tag", "mode"];
 const INLINE: &[&str] = &["type"];
 const BUCKET: &[&str] = &[
     "type",
@@ -162,7 +162,6 @@ const BUCKET: &[&str] = &[
     "access_key_id",
     "secret_access_key",
     "session_token",
-    "mounts",
 ];
 /// What `--cache-to` takes besides.
 const TO: &[&str] = &["mode", "ignore-error"];

@@ -31,6 +31,8 @@ pub(crate) struct Config {
     /// `--cache-to`
     #[serde(default)]
     pub(crate) cache_to: Vec<String>,
+    /// `--lock`
+    pub(crate) lock: Option<PathBuf>,
     /// `--offline`
     #[serde(default)]
     pub(crate) offline: bool,

@@ -10,6 +10,7 @@ use lithify_transfer::fetch::{self, Conditions, Downloads, Fetched, GitOptions, 
 
 use crate::access::{Access, shown};
 use crate::exit::{self, Problem};
+use crate::lock::Lock;
 use crate::network::{Connection, Network};
 use crate::sources::{open_folder, store_problem, temporary_folder};
 
@@ -36,16 +37,21 @@ fn expect_commit(url: &str, commit: String, checksum: Option<&str>) -> Result<St
     }
 }
 
+fn unusable(error: lithify_cache::Error) -> SourceError {
+    SourceError { message: store_problem(error).lines() }
+}
+
 /// What lies outside this machine, and how it is reached.
 pub(crate) struct Outside<'a> {
     pub(crate) store: &'a Store,
     pub(crate) connection: Arc<Connection>,
     pub(crate) access: Access,
+    pub(crate) lock: Lock,
 }
 
 impl<'a> Outside<'a> {
     pub(crate) fn new(store: &'a Store, connection: Arc<Connection>, access: Access) -> Self {
-        Outside { store, connection, access }
+        Outside { store, connection, access, lock: Lock::default() }
     }
 
     /// The network, for `what`.
@@ -60,10 +66,38 @@ impl<'a> Outside<'a> {
         checksum: Option<&str>,
     ) -> Result<Option<String>, SourceError> {
         let parsed = git_url(url, false)?;
-        let network = self.network(&format_args!("the commit of {}", shown(url)))?;
-        let resolving = async { fetch::resolve(&parsed, &self.access.git(url)).await };
-        let commit = network.runtime.block_on(resolving).map_err(git_failed(url))?;
+        let commit = match (self.lock.git(&shown(url))?, fetch::known_commit(&parsed)) {
+            (Some(commit), _) | (None, Some(commit)) => Some(commit),
+            (None, None) if self.connection.is_offline() => Some(self.remembered_commit(url)?),
+            (None, None) => {
+                let network = self.network(&format_args!("the commit of {}", shown(url)))?;
+                let resolving = async { fetch::resolve(&parsed, &self.access.git(url)).await };
+                network.runtime.block_on(resolving).map_err(git_failed(url))?
+            }
+        };
+        if let Some(commit) = &commit {
+            self.saw_commit(url, commit)?;
+        }
         commit.map(|commit| expect_commit(url, commit, checksum)).transpose()
+    }
+
+    /// The commit that a repository was at when it was last asked.
+    fn remembered_commit(&self, url: &str) -> Result<String, SourceError> {
+        let known = self.store.commit(url).map_err(unusable)?;
+        known.ok_or_else(|| SourceError {
+            message: format!(
+                "the store does not know the commit of {}, and --offline forbids to ask",
+                shown(url)
+            ),
+        })
+    }
+
+    fn saw_commit(&self, url: &str, commit: &str) -> Result<(), SourceError> {
+        self.lock.saw_git(&shown(url), commit);
+        if self.connection.is_offline() {
+            return Ok(());
+        }
+        self.store.remember_commit(url, commit).map_err(unusable)
     }
 
     /// Checks a repository out. `is_context` allows the short form `github.com/owner/repository`.
@@ -74,14 +108,18 @@ impl<'a> Outside<'a> {
         keep_git_dir: bool,
         checksum: Option<&str>,
     ) -> Result<FileSource, SourceError> {
-        let parsed = git_url(url, is_context)?;
+        let mut parsed = git_url(url, is_context)?;
+        if let Some(commit) = self.lock.git(&shown(url))? {
+            (parsed.checksum, parsed.fetch_by_commit) = (Some(commit), Some(true));
+        }
         let network = self.network(&format_args!("the files of {}", shown(url)))?;
         let (empty, path) = temporary_folder()?;
         let options = GitOptions { keep_git_dir, ..self.access.git(url) };
         let folder = path.join("checkout");
         let checking_out = fetch::checkout(&parsed, &folder, &options);
         let checkout = network.runtime.block_on(checking_out).map_err(git_failed(url))?;
-        expect_commit(url, checkout.commit, checksum)?;
+        let commit = expect_commit(url, checkout.commit, checksum)?;
+        self.saw_commit(url, &commit)?;
         let mut source = open_folder(&checkout.folder, Default::default())?;
         source.path = None;
         source.temporary = empty.temporary;
@@ -96,15 +134,20 @@ impl<'a> Outside<'a> {
             message: Problem::caused(exit::SOURCE, format_args!("cannot download {}", shown(url)), error)
                 .lines(),
         };
-        let unusable = |error| SourceError { message: store_problem(error).lines() };
+        let fixed = match checksum {
+            Some(_) => None,
+            None => self.lock.url(&shown(url))?,
+        };
+        let wanted = checksum.or(fixed);
         let known = store.download(url).map_err(unusable)?;
         let is_here = |known: &Download| matches!(store.blob_size_bytes(&known.digest), Ok(Some(_)));
         let known = known.filter(is_here);
-        let is_asked = |known: &&Download| match checksum {
-            Some(checksum) => checksum == known.digest,
+        let is_wanted = |known: &&Download| match wanted {
+            Some(wanted) => wanted == known.digest,
             None => self.connection.is_offline(),
         };
-        if let Some(known) = known.as_ref().filter(is_asked) {
+        if let Some(known) = known.as_ref().filter(is_wanted) {
+            self.lock.saw_url(&shown(url), known.digest);
             return Ok(known.clone());
         }
         let network = self.network(&shown(url))?;
@@ -131,16 +174,13 @@ impl<'a> Outside<'a> {
             }
         };
         store.remember_download(url, &download).map_err(unusable)?;
-        match checksum.filter(|expected| *expected != download.digest) {
-            None => Ok(download),
-            Some(expected) => Err(SourceError {
-                message: format!(
-                    "{} has the digest {}, but --checksum={expected} was asked for",
-                    shown(url),
-                    download.digest
-                ),
-            }),
-        }
+        let Some(wanted) = wanted.filter(|wanted| *wanted != download.digest) else {
+            self.lock.saw_url(&shown(url), download.digest);
+            return Ok(download);
+        };
+        let by = if fixed.is_some() { self.lock.name() } else { "--checksum".to_owned() };
+        let (shown, digest) = (shown(url), download.digest);
+        Err(SourceError { message: format!("{shown} has the digest {digest}, but {by} says {wanted}") })
     }
 
     /// Downloads one file for ADD.

@@ -63,6 +63,13 @@ impl Problem {
 }
 
 impl Problem {
+    /// With the code of a full store where that is behind it: what failed to write there may be a download or a step.
+    pub(crate) fn or_full_store(self) -> Self {
+        let is_it = |text: &String| text.contains(lithify_cache::FULL);
+        let is_full = is_it(&self.message) || self.causes.iter().any(is_it);
+        Problem { code: if is_full { STORE } else { self.code }, ..self }
+    }
+
     /// Message and causes in one text.
     pub(crate) fn lines(&self) -> String {
         std::iter::once(&self.message).chain(&self.causes).map(String::as_str).collect::<Vec<_>>().join(": ")

@@ -31,20 +31,6 @@ pub(crate) struct Legacy {
     security_opt: Vec<String>,
     #[arg(long, hide = true)]
     cgroup_parent: Option<String>,
-    #[arg(short, long, hide = true)]
-    memory: Option<String>,
-    #[arg(long, hide = true)]
-    memory_swap: Option<String>,
-    #[arg(short = 'c', long, hide = true)]
-    cpu_shares: Option<String>,
-    #[arg(long, hide = true)]
-    cpu_period: Option<String>,
-    #[arg(long, hide = true)]
-    cpu_quota: Option<String>,
-    #[arg(long, hide = true)]
-    cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    cpuset_mems: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     provenance: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -65,27 +51,17 @@ pub(crate) struct Legacy {
 /// A flag without which the result would be another one, by its name.
 pub(crate) fn check(flags: &Legacy) -> Result<(), Problem> {
     refuse(flags)?;
-    let limits = [
-        ("--memory", flags.memory.is_some()),
-        ("--memory-swap", flags.memory_swap.is_some()),
-        ("--cpu-shares", flags.cpu_shares.is_some()),
-        ("--cpu-period", flags.cpu_period.is_some()),
-        ("--cpu-quota", flags.cpu_quota.is_some()),
-        ("--cpuset-cpus", flags.cpuset_cpus.is_some()),
-        ("--cpuset-mems", flags.cpuset_mems.is_some()),
-        ("--cgroup-parent", flags.cgroup_parent.is_some()),
-    ];
-    for (flag, _) in limits.iter().filter(|(_, given)| *given) {
-        say(format_args!(
-            "warning: {flag} is ignored: RUN is limited as lithify itself is; limit its cgroup"
-        ));
-    }
     let meaningless = [
         ("--rm", flags.rm == Some(false), "there are no intermediate containers to keep"),
         ("--force-rm", flags.force_rm.is_some(), "there are no intermediate containers"),
         ("--compress", flags.compress == Some(true), "the context is not sent anywhere"),
         ("--debug", flags.debug, "there is nothing more to tell"),
         ("--builder", flags.builder.is_some(), "there is one builder"),
+        (
+            "--cgroup-parent",
+            flags.cgroup_parent.is_some(),
+            "limits are set below lithify's own control group",
+        ),
         ("--security-opt", !flags.security_opt.is_empty(), "RUN has its own sandbox"),
     ];
     for (flag, _, why) in meaningless.iter().filter(|(_, given, _)| *given) {

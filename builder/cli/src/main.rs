@@ -10,6 +10,8 @@ mod downloads;
 mod exit;
 mod inputs;
 mod legacy;
+mod limits;
+mod lock;
 mod network;
 mod outputs;
 mod render;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
+            let problem = problem.or_full_store();
             render::problem(&problem);
             problem.code.into()
         }

@@ -12,7 +12,7 @@ use lithify_engine::{FileSource, ImageLayers, SourceError, Sources, TemporaryFol
 use lithify_files::ignore::Ignore;
 use lithify_frontend::{ImageRequest, ResolvedImage};
 use lithify_graph::{Context, Git, Http};
-use lithify_oci::{Blobs, Descriptor, Digest, ImageConfig, Platform, Reference};
+use lithify_oci::{Blobs, Descriptor, Digest, ImageConfig, Platform, Reference, media_type};
 use lithify_transfer::Image;
 use lithify_transfer::layout::{self, Layout};
 
@@ -147,7 +147,16 @@ impl<'a> Provider<'a> {
         Ok((image, Origin::Layout(Arc::new(layout))))
     }
 
+    /// An image by its name, or by the digest that the lock file says.
     fn named_image(&self, reference: &Reference, platform: &Platform) -> Result<(Image, Origin), Problem> {
+        let fixed = self.outside.lock.image(reference, platform)?;
+        let asked = fixed.map(|manifest| reference.with_digest(manifest));
+        let found = self.find_image(asked.as_ref().unwrap_or(reference), platform)?;
+        self.outside.lock.saw_image(reference, platform, found.0.manifest.digest);
+        Ok(found)
+    }
+
+    fn find_image(&self, reference: &Reference, platform: &Platform) -> Result<(Image, Origin), Problem> {
         if self.pull != Pull::Always
             && let Some((image, origin)) = self.stored_image(reference, platform)?
         {
@@ -179,6 +188,12 @@ impl<'a> Provider<'a> {
             && let Some(image) = self.read_image(&stored.manifest)?
         {
             return Ok(Some((image, Origin::Store)));
+        }
+        // One that came under another name, or as one platform of several.
+        if let Some(digest) = reference.digest()
+            && let Some(image) = self.read_image(&Descriptor::new(media_type::MANIFEST, digest, 0))?
+        {
+            return Ok(Some((image, Origin::Registry(reference.clone()))));
         }
         let Some(known) = self.store.resolution(reference, platform).map_err(store_problem)? else {
             return Ok(None);
@@ -317,6 +332,11 @@ impl Sources for Provider<'_> {
         match (reference, layout) {
             (Some(reference), _) => {
                 let what = format!("the layer {} of {}", layer.digest, image.name);
+                if self.pull == Pull::Never {
+                    let message =
+                        format!("the store does not have {what}, and --pull=never forbids to fetch it");
+                    return Err(SourceError { message });
+                }
                 let network = self.outside.connection.network(&what);
                 let network = network.map_err(|problem| SourceError { message: problem.lines() })?;
                 let pulling = network.client.pull_layer(&reference, layer, self.store, &());

@@ -33,6 +33,26 @@ fn folders_nested_too_deep() {
     env.run(["build", "--progress=plain", &context]).expect_failure(STEP_FAILED, "File name too long");
 }
 
+/// A walk has one descriptor open for each level; the soft limit of most machines is 1024. RUN keeps that one.
+#[test]
+fn folders_nested_deeper_than_the_soft_limit_of_open_files() {
+    let env = Env::new(BINARY);
+    let dockerfile =
+        "FROM busybox\nCOPY deep /\nRUN test $(ulimit -n) = 200 && rm /first && touch /d/d/new\n";
+    let context = env.folder(&[("Dockerfile", dockerfile), ("deep/first", "1\n")]);
+    nest(&context.join("deep"), 1000);
+    for snapshotter in ["overlay", "copy"] {
+        let store = env.fresh("store");
+        let line = format!(
+            "ulimit -S -n 200; exec {BINARY} --root {} build --progress=plain --snapshotter={snapshotter} {} {}",
+            store.display(),
+            env.busybox(),
+            context.display()
+        );
+        env.run_program("sh", ["-c", &line]).expect_ok();
+    }
+}
+
 /// Makes folders deeper than any path can name, from the innermost on.
 fn nest(folder: &std::path::Path, depth: usize) {
     let inner = folder.join("d");

@@ -1,6 +1,7 @@
 //! Drives the steps: asks the schedule what to do, does it on a thread each, tells the schedule how it went.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
@@ -47,6 +48,7 @@ pub(crate) struct Running<'a> {
     /// Cache mounts that this build has emptied, for it was told to take nothing from caches.
     pub(crate) emptied: Mutex<HashSet<String>>,
     outcomes: Mutex<Vec<Option<Outcome>>>,
+    unlimited: AtomicBool,
 }
 
 /// Does all steps that the graph's target needs and puts the image together: its blobs, configuration and manifest are
@@ -61,6 +63,7 @@ pub fn build(request: &Request<'_>) -> Result<Built, Error> {
         log: Log::new(request.graph),
         emptied: Mutex::default(),
         outcomes: Mutex::new(vec![None; request.graph.steps.len()]),
+        unlimited: AtomicBool::new(false),
     };
     let built = running.run_steps().and_then(|()| {
         let tree = running.tree(request.graph.target.tree);
@@ -71,6 +74,11 @@ pub fn build(request: &Request<'_>) -> Result<Built, Error> {
 }
 
 impl<'a> Running<'a> {
+    /// Whether nobody was told yet that steps run without the limits that were asked for.
+    pub(crate) fn is_first_unlimited(&self) -> bool {
+        !self.unlimited.swap(true, Ordering::Relaxed)
+    }
+
     fn run_steps(&self) -> Result<(), Error> {
         let jobs = self.request.settings.jobs.unwrap_or(usize::MAX);
         let mut schedule = Schedule::new(self.request.graph, jobs);

@@ -84,6 +84,8 @@ pub struct ProcessFailure {
     pub ending: Ending,
     /// The last lines that it wrote.
     pub tail: Vec<String>,
+    /// Where something of it was killed because it used more: the limit of its memory.
+    pub out_of_memory_bytes: Option<u64>,
 }
 
 /// How a process ended.
@@ -101,13 +103,18 @@ impl std::fmt::Display for ProcessFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {:?} ", self.args.join(" "))?;
         match self.ending {
-            Ending::Exited(code) => write!(f, "did not complete successfully: exit code: {code}"),
+            Ending::Signaled(9) if self.out_of_memory_bytes.is_some() => write!(f, "was killed")?,
+            Ending::Exited(code) => write!(f, "did not complete successfully: exit code: {code}")?,
             Ending::Signaled(9) => write!(
                 f,
                 "was killed by signal 9; where nobody killed it, the machine ran out of memory (see dmesg)"
-            ),
-            Ending::Signaled(signal) => write!(f, "was killed by signal {signal}"),
-            Ending::TimedOut(seconds) => write!(f, "was ended after {seconds} seconds (--step-timeout)"),
+            )?,
+            Ending::Signaled(signal) => write!(f, "was killed by signal {signal}")?,
+            Ending::TimedOut(seconds) => write!(f, "was ended after {seconds} seconds (--step-timeout)")?,
+        }
+        match self.out_of_memory_bytes {
+            None => Ok(()),
+            Some(limit) => write!(f, "; it ran out of the {limit} bytes that --memory allows: allow more"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lithify_linux::cgroup::Limits;
 use lithify_worker::Snapshotter;
 
 /// docker's `--shm-size` where nobody says anything.
@@ -28,6 +29,11 @@ pub struct Settings {
     pub shm_size_bytes: u64,
     /// `--ulimit`: name, soft and hard limit.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// How many files a RUN may have open, soft and hard, where `--ulimit` does not say and it is not as many as this process. It
+    /// enters no key.
+    pub open_files: Option<(u64, u64)>,
+    /// `--memory`, `--cpus` and the like, of each RUN. They enter no key.
+    pub limits: Limits,
     /// `--step-timeout`
     pub step_timeout_seconds: Option<u64>,
     /// `--secret`, by id.
@@ -38,6 +44,8 @@ pub struct Settings {
     pub ca_certificates: Option<Vec<u8>>,
     /// `--reproducible`: what SOURCE_DATE_EPOCH is where the Dockerfile does not say, in seconds since 1970.
     pub reproducible: Option<i64>,
+    /// `--offline`: a RUN that is not cached has loopback only.
+    pub offline: bool,
     /// `--allow network.host`, which counts where `uplink` keeps RUN from the host's network.
     pub allow_host_network: bool,
     /// `--cache-to type=inline`: whether the image says which keys its layers answer.
@@ -58,11 +66,14 @@ impl Default for Settings {
             extra_hosts: vec![],
             shm_size_bytes: DEFAULT_SHM_BYTES,
             ulimits: vec![],
+            open_files: None,
+            limits: Limits::default(),
             step_timeout_seconds: None,
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             ca_certificates: None,
             reproducible: None,
+            offline: false,
             allow_host_network: false,
             inline_cache: false,
             allow_insecure: false,

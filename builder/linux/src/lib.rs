@@ -3,6 +3,7 @@
 //! The only crate with `unsafe` code. It knows nothing of images, steps or policy.
 
 pub mod capability;
+pub mod cgroup;
 pub mod mount;
 pub mod network;
 pub mod process;

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::{Cancel, Error, Uplink};
@@ -148,7 +149,7 @@ pub enum MountSource {
     },
 }
 
-/// Where the output goes. Standard input is `/dev/null`. Pipes are best made by the process that calls [`Sandbox::run`]: only
+/// What a process gets from outside: where its output goes, and the control groups that limit it. Standard input is `/dev/null`. Pipes are best made by the process that calls [`Sandbox::run`]: only
 /// then are they owned by an id of its namespace, and `/dev/stdout` can be opened in the sandbox.
 #[derive(Debug)]
 pub struct Stdio {
@@ -156,6 +157,20 @@ pub struct Stdio {
     pub stdout: OwnedFd,
     /// Standard error, where it is also said why a command could not be executed.
     pub stderr: OwnedFd,
+    /// The `cgroup.procs` of the control groups that the process is to be in, open for writing.
+    pub cgroups: Vec<OwnedFd>,
+}
+
+impl Stdio {
+    /// Puts the process `child`, which must not have started anything yet, into the control groups.
+    pub(crate) fn limit(&self, child: Pid) -> Result<(), Error> {
+        let number = child.as_raw_nonzero().to_string();
+        let written =
+            self.cgroups.iter().try_for_each(|group| rustix::io::write(group, number.as_bytes()).map(drop));
+        written.map_err(Error::setup(
+            "moving the step into its control group; without --memory and the --cpu flags there is none",
+        ))
+    }
 }
 
 /// How a process ended.

@@ -83,7 +83,8 @@ impl Range {
             Network::Own(uplink) => Some(Link::start(uplink, child.pid(), cancel)?),
             Network::Host | Network::None => None,
         };
-        // It waits for this, and so for its network.
+        // It waits for this, and so for its network and its limits.
+        stdio.limit(child.pid())?;
         socket::send_with_fds(&control, b"mounts", &passed).map_err(Error::setup("passing the mounts"))?;
         Ok(Running {
             child,

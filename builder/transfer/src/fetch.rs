@@ -5,5 +5,5 @@ mod git;
 mod git_url;
 
 pub use download::{Conditions, Downloads, Fetched, File, add_file_name, fetch};
-pub use git::{Checkout, GitOptions, checkout, resolve};
+pub use git::{Checkout, GitOptions, checkout, known_commit, resolve};
 pub use git_url::{GitRef, GitUrl, Times};

@@ -167,6 +167,8 @@ pub struct RunRequest {
     pub shm_size_bytes: u64,
     /// Name, soft and hard limit.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// How many control groups it is in: for each, the first of the further files has one open to write its number to.
+    pub cgroups: usize,
     /// Seconds after which the step is ended.
     pub timeout_seconds: Option<u64>,
     /// `--reproducible`: noise is taken out of the tree afterwards; SOURCE_DATE_EPOCH as the process has it.

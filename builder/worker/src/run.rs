@@ -22,8 +22,9 @@ pub(crate) fn run(
     call: &mut Call<'_>,
 ) -> Result<RunResult, Failure> {
     let files = LayerFiles::take(call)?;
+    let cgroups = (0..request.cgroups).map(|_| call.file()).collect::<Result<_, _>>()?;
     let passed = call.rest();
-    let stdio = pipes(call)?;
+    let stdio = pipes(call, cgroups)?;
     let reuse = if request.consume { MoveOrKeep::Move } else { MoveOrKeep::Keep };
     let chain = ids(&request.chain);
     let mut workspace = context.snapshots.workspace(&chain, reuse)?;
@@ -73,12 +74,12 @@ pub(crate) fn run(
 /// Makes the pipes for the output, and hands the ends to read from to the main process.
 ///
 /// They are made here, not there: /dev/stdout can be opened in the sandbox only if the pipe belongs to one of its ids.
-fn pipes(call: &Call<'_>) -> Result<Stdio, Failure> {
+fn pipes(call: &Call<'_>, cgroups: Vec<OwnedFd>) -> Result<Stdio, Failure> {
     let make = || -> std::io::Result<Stdio> {
         let (out, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (error, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         socket::send_with_fds(call.stream, b"o", &[out.as_fd(), error.as_fd()])?;
-        Ok(Stdio { stdout, stderr })
+        Ok(Stdio { stdout, stderr, cgroups })
     };
     make().map_err(|error| Failure::sandbox(&error))
 }

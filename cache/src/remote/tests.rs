@@ -128,7 +128,7 @@ fn step(store: &Store, name: &str, length: usize) -> Digest {
         xattrs: BTreeMap::from([(b"user.kept".to_vec(), b"in the catalogue".to_vec())]),
     };
     writer.entry(&entry, &mut content.as_slice()).unwrap();
-    let (_, layer, catalogue) = writer.finish().unwrap();
+    let (_, lithify_oci::layer::Written { layer, catalogue, .. }) = writer.finish().unwrap();
     new.commit_as(layer.blob.digest, layer.blob.size_bytes).unwrap();
     let catalogue = import::store_bytes(store, &catalogue).unwrap();
     let facts = LayerFacts {

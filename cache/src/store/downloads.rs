@@ -80,4 +80,37 @@ impl Store {
                 .map(drop)
         })
     }
+
+    /// The commit that a git reference stood for when it was last asked; `url` says repository and reference.
+    ///
+    /// # Errors
+    /// A failure to read the store.
+    pub fn commit(&self, url: &str) -> Result<Option<String>, Error> {
+        Ok(self.download(&commit_name(url))?.and_then(|known| known.etag))
+    }
+
+    /// Remembers what a git reference stands for.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn remember_commit(&self, url: &str, commit: &str) -> Result<(), Error> {
+        if self.commit(url)?.as_deref() == Some(commit) {
+            return Ok(());
+        }
+        // Kept like a download of nothing, whose version is the commit.
+        let download = Download {
+            digest: Digest::of(""),
+            size_bytes: 0,
+            etag: Some(commit.to_owned()),
+            last_modified: None,
+            modified_unix_seconds: None,
+            file_name: String::new(),
+        };
+        self.remember_download(&commit_name(url), &download)
+    }
+}
+
+/// No URL begins like this.
+fn commit_name(url: &str) -> String {
+    format!("commit of {url}")
 }

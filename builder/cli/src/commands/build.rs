@@ -21,6 +21,7 @@ use crate::downloads::Outside;
 use crate::exit::{self, Problem};
 use crate::inputs::{self, wrong};
 use crate::legacy;
+use crate::lock::Lock;
 use crate::network::Connection;
 use crate::outputs::{self, Output, Planned};
 use crate::render::{self, Renderer, say};
@@ -37,6 +38,8 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let network = arguments.network.or(config.network);
     options.network = inputs::network(network);
     let mut settings = inputs::settings(arguments, config)?;
+    // A walk has a folder open for each level.
+    settings.open_files = lithify_linux::process::raise_open_files();
     settings.uplink = inputs::uplink(network);
     let limits = space::automatic(&config.prune)?;
     for planned in &outputs {
@@ -52,12 +55,17 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
         if outputs.iter().any(|planned| matches!(planned.output, Output::Image { push: true, .. })) {
             return Err(wrong("--offline", "", "a push needs the network"));
         }
+        if arguments.pull == Some(Pull::Always) {
+            return Err(wrong("--offline", "", "--pull=always asks a registry each time"));
+        }
+        settings.offline = true;
     }
     settings.inline_cache = caches.is_inline();
     let cancel = Cancel::default();
     let stopping = signals::cancel_on_signals(&cancel);
     let store = Store::open(&config.store_root(root)?).map_err(store_problem)?;
-    let outside = Outside::new(&store, connection.clone(), Access::of(&settings));
+    let lock = Lock::open(arguments.lock.as_deref().or(config.lock.as_deref()))?;
+    let outside = Outside { lock, ..Outside::new(&store, connection.clone(), Access::of(&settings)) };
     let read = dockerfile::read(&arguments.dockerfile, &outside)?;
     let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
     let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
@@ -75,6 +83,7 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     }
     let exports = Exports::begin(&caches, &outputs, &store, &connection, platform)?;
     let pull = arguments.pull.or(config.pull).unwrap_or(Pull::Missing);
+    let pull = if connection.is_offline() { Pull::Missing } else { pull };
     let provider = Provider::new(&outside, pull, read.context, named);
     let (graph, warnings) = plan(&read.text, &options, &provider)?;
     for warning in warnings.iter().filter(|_| !arguments.quiet) {
@@ -110,7 +119,13 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
         };
         let built = lithify_engine::build(&request);
         renderer.finish();
-        let built = built.map_err(|error| build_problem(&read.text, &graph, error))?;
+        let built = built.map_err(|error| {
+            let mut problem = build_problem(&read.text, &graph, error);
+            if problem.code == exit::STEP && settings.offline {
+                problem.message.push_str("\nwith --offline RUN has no network but loopback");
+            }
+            problem
+        })?;
         delivery.deliver(&built)
     };
     let built = loop {
@@ -123,6 +138,7 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
         }
     };
     let reported = built.and_then(|built| {
+        outside.lock.finish()?;
         exports.finish(&store, &built);
         report(arguments, &tags, &outputs, &built)
     });
@@ -233,6 +249,10 @@ fn build_problem(text: &Text, graph: &Graph, error: Error) -> Problem {
     {
         message = format!("{}\nlast lines of its output:", message.trim_end());
         process.tail.iter().for_each(|line| message.push_str(&format!("\n  | {line}")));
+        // What a step writes lands in the store.
+        if process.tail.iter().any(|line| line.contains("No space left on device")) {
+            message.push_str("\na disk is full, maybe the store's: `lithify du` says what takes space there, `lithify prune` frees some");
+        }
     }
     problem.message = format!("{}\nfinished steps are kept in the cache", message.trim_end());
     problem

@@ -4,10 +4,12 @@ use std::os::fd::AsFd;
 
 use lithify_cache::key::{self, Chain, Keyed, MountContent, RunSettings, Ulimit};
 use lithify_graph::{Exec, Network, Security, Step, StepId};
+use lithify_linux::cgroup::Group;
 use lithify_sandbox::{RungName, Uplink};
 use lithify_worker::{MadeLayer, RunRequest, RunResult, Worker};
 
 use super::certificates;
+use super::limits;
 use super::mounts::Prepared;
 use super::output::{OutputReader, Tail};
 use super::{Done, LayerFiles};
@@ -42,6 +44,19 @@ impl Running<'_> {
         exec: &Exec,
         mounts: &[MountContent],
     ) -> Result<Option<Done>, Failure> {
+        match (self.cached_as(id, exec, mounts)?, self.without_network(exec)) {
+            (None, Some(cut_off)) => self.cached_as(id, &cut_off, mounts),
+            (done, _) => Ok(done),
+        }
+    }
+
+    /// The step as it runs with `--offline`, which is another step than with a network: what it finds may differ.
+    fn without_network(&self, exec: &Exec) -> Option<Exec> {
+        let is_cut_off = self.request.settings.offline && exec.network != Network::None;
+        is_cut_off.then(|| Exec { network: Network::None, ..exec.clone() })
+    }
+
+    fn cached_as(&self, id: StepId, exec: &Exec, mounts: &[MountContent]) -> Result<Option<Done>, Failure> {
         let step = self.request.graph.step(id);
         let below = self.tree(exec.base);
         if let Some(done) =
@@ -98,6 +113,8 @@ impl Running<'_> {
         {
             return Ok(done);
         }
+        let cut_off = self.without_network(exec);
+        let exec = cut_off.as_ref().unwrap_or(exec);
         // The worker's sandbox is known when it has started.
         self.trees.worker()?;
         let keyed = self.exec_key(step, exec, &contents, self.trees.rung().unwrap_or(RungName::Range));
@@ -132,11 +149,16 @@ impl Running<'_> {
         worker: &Worker,
         files: &LayerFiles,
     ) -> Result<MadeLayer, Failure> {
-        let request = self.run_request(exec, base, &mounts)?;
+        let group = limits::control_group(self);
+        let members = group.as_ref().map_or(Ok(vec![]), Group::members);
+        let members =
+            members.map_err(|source| Failure::Io { doing: "cannot open a control group", source })?;
+        let request = RunRequest { cgroups: members.len(), ..self.run_request(exec, base, &mounts)? };
         let reader = OutputReader { step: id, observer: self.request.observer, tail: Tail::default() };
         let reader = &reader;
         let result = std::thread::scope(|scope| {
             let mut passed = vec![files.blob.file().as_fd(), files.catalogue.file().as_fd()];
+            passed.extend(members.iter().map(AsFd::as_fd));
             passed.extend(mounts.passed.iter().map(AsFd::as_fd));
             worker.run(request, &passed, |out, error| {
                 scope.spawn(move || reader.read(Stream::Out, out));
@@ -151,7 +173,10 @@ impl Running<'_> {
                 Ending::TimedOut(self.request.settings.step_timeout_seconds.unwrap_or_default())
             }
         };
-        Err(Failure::Process(ProcessFailure { args: exec.args.clone(), ending, tail: reader.tail.lines() }))
+        let was_short = group.is_some_and(|group| group.out_of_memory_kills() > 0);
+        let out_of_memory_bytes = self.request.settings.limits.memory_bytes.filter(|_| was_short);
+        let (args, tail) = (exec.args.clone(), reader.tail.lines());
+        Err(Failure::Process(ProcessFailure { args, ending, tail, out_of_memory_bytes }))
     }
 
     fn run_request(&self, exec: &Exec, base: Base<'_>, mounts: &Prepared) -> Result<RunRequest, Failure> {
@@ -191,8 +216,9 @@ impl Running<'_> {
             hosts: self.hosts(),
             resolv_conf,
             mounts: mounts.mounts.iter().cloned().chain(certificates::mounts(settings)).collect(),
+            cgroups: 0,
             shm_size_bytes: settings.shm_size_bytes,
-            ulimits: settings.ulimits.clone(),
+            ulimits: limits::of_process(settings),
             timeout_seconds: settings.step_timeout_seconds,
             reproducible: epoch_seconds,
             consume,

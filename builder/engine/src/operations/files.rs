@@ -93,68 +93,68 @@ impl Running<'_> {
         source: &FileSource,
         matches: &[Match],
     ) -> Result<FileDigests, Failure> {
-        let mut index = match &source.path {
+        let index = match &source.path {
             Some(path) => Some(ContextIndex::load(self.request.store, path)?),
             None => None,
         };
         let mut digests = FileDigests::of(matches);
-        let mut unknown: Vec<Unknown> = vec![];
+        // By match and number; everything else can be had again, and there may be half a million.
+        let mut unknown: Vec<(u32, u32)> = vec![];
         for (group, one) in matches.iter().enumerate() {
             for at in 0..one.len() {
                 if one.facts(at).kind != rustix::fs::FileType::RegularFile {
                     continue;
                 }
-                let path = one.source(at);
-                let known =
-                    index.as_ref().and_then(|index| index.digest(path.as_bytes(), &facts(one.facts(at))));
+                let known = index
+                    .as_ref()
+                    .and_then(|index| index.digest(one.source(at).as_bytes(), &facts(one.facts(at))));
                 match known {
                     Some(digest) => digests.set(group, at, digest),
-                    None => unknown.push(Unknown { group, at, path, facts: facts(one.facts(at)) }),
+                    None => unknown.push((group as u32, at as u32)),
                 }
             }
         }
-        for (file, digest) in unknown.iter().zip(read_all(source, &unknown, self.request.cancel)?) {
-            if let Some(index) = &mut index {
-                index.insert(file.path.as_bytes(), &file.facts, &digest);
+        read_all(source, matches, &unknown, &mut digests, self.request.cancel)?;
+        if let Some(mut index) = index.filter(|_| !unknown.is_empty()) {
+            for (group, at) in unknown {
+                let (one, at) = (&matches[group as usize], at as usize);
+                if let Some(digest) = digests.get(group as usize, at) {
+                    index.insert(one.source(at).as_bytes(), &facts(one.facts(at)), digest);
+                }
             }
-            digests.set(file.group, file.at, digest);
-        }
-        if let Some(index) = index.filter(|_| !unknown.is_empty()) {
             index.save()?;
         }
         Ok(digests)
     }
 }
 
-struct Unknown {
-    group: usize,
-    at: usize,
-    path: TreePath,
-    facts: FileFacts,
-}
-
-/// Hashes files on all processors.
-fn read_all(source: &FileSource, files: &[Unknown], cancel: &Cancel) -> Result<Vec<FileDigest>, Failure> {
+/// Hashes files, each given by its match and its number there, on all processors.
+fn read_all(
+    source: &FileSource,
+    matches: &[Match],
+    files: &[(u32, u32)],
+    digests: &mut FileDigests,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().div_ceil(8));
     let next = AtomicUsize::new(0);
-    let results = Mutex::new(vec![None; files.len()]);
+    let digests = Mutex::new(digests);
     let work = || -> Result<(), Failure> {
         let mut buffer = vec![0; 256 << 10];
         loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(file) = files.get(at) else { return Ok(()) };
-            let digest = hash(source, &file.path, &mut buffer, cancel)
-                .map_err(|error| cannot_read(&file.path, error))?;
-            results.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[at] = Some(digest);
+            let Some((group, at)) = files.get(next.fetch_add(1, Ordering::Relaxed)) else { return Ok(()) };
+            let (group, at) = (*group as usize, *at as usize);
+            let path = matches[group].source(at);
+            let digest =
+                hash(source, &path, &mut buffer, cancel).map_err(|error| cannot_read(&path, error))?;
+            digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner).set(group, at, digest);
         }
     };
     std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         work()?;
         helpers.into_iter().try_for_each(|helper| helper.join().expect("hashing does not panic"))
-    })?;
-    let results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(results.into_iter().flatten().collect())
+    })
 }
 
 /// What it means that a file that was there cannot be read.

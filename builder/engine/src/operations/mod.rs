@@ -10,6 +10,7 @@ mod copy;
 mod directory;
 mod exec;
 mod files;
+mod limits;
 mod mounts;
 mod output;
 mod send;
@@ -218,10 +219,10 @@ impl<'a> Running<'a> {
                 }
                 std::thread::sleep(LOCK_POLL);
             }
-            // Whoever held the lock before may have made it.
-            if let Some(done) = self.cached(id, &keyed.key, below)? {
-                return Ok(done);
-            }
+        }
+        // Whoever held the lock before may have made it, also where it was free just now.
+        if let Some(done) = self.cached(id, &keyed.key, below)? {
+            return Ok(done);
         }
         let identity = identity(self.request.graph.step(id));
         let why = match self.may_reuse(id) {

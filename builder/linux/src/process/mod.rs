@@ -271,3 +271,16 @@ pub fn execute(path: &std::ffi::CStr, args: &[CString], env: &[CString]) -> io::
     unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
 }
+
+/// Lets this process, and those that it starts, have as many files open as the hard limit allows. Gives the soft and the hard
+/// limit that there were, where the soft one was lower; `u64::MAX` is unlimited.
+pub fn raise_open_files() -> Option<(u64, u64)> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    if number(before.current) >= number(before.maximum) {
+        return None;
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum }).ok()?;
+    Some((number(before.current), number(before.maximum)))
+}

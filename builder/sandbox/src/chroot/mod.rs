@@ -66,8 +66,6 @@ impl Chroot {
     ) -> Result<(Child, OwnedFd), Error> {
         let spec = write_spec(process).map_err(Error::setup("writing down what to run"))?;
         let (control, theirs) = socket::pair().map_err(Error::setup("making a socket"))?;
-        socket::send_with_fds(&control, b"mounts", &[root])
-            .map_err(Error::setup("passing the root folder"))?;
         let program = Program {
             executable: self.executable.as_fd(),
             args: &arguments(KEEPER),
@@ -80,7 +78,12 @@ impl Chroot {
                 spec.as_fd(),
             ],
         };
-        Ok((process::spawn(&program, Namespaces::empty())?, control))
+        let child = process::spawn(&program, Namespaces::empty())?;
+        // It waits for its root folder, so it starts nothing before it is limited.
+        stdio.limit(child.pid())?;
+        socket::send_with_fds(&control, b"mounts", &[root])
+            .map_err(Error::setup("passing the root folder"))?;
+        Ok((child, control))
     }
 }
 

@@ -84,22 +84,38 @@ pub async fn checkout(url: &GitUrl, dest: &Path, options: &GitOptions) -> Result
     Ok(Checkout { commit, committed_unix_seconds, folder })
 }
 
+/// The commit that an address itself names in full, which nobody has to be asked for.
+pub fn known_commit(url: &GitUrl) -> Option<String> {
+    let is_commit = |name: &&str| matches!(name.len(), 40 | 64) && is_digits(name);
+    let by_commit = url.checksum.as_deref().filter(|_| url.fetch_by_commit == Some(true));
+    let named = match (&url.reference, by_commit) {
+        (_, Some(commit)) => Some(commit),
+        (Some(GitRef::Any(name)), None) => Some(name.as_str()),
+        _ => None,
+    };
+    named.filter(is_commit).map(str::to_ascii_lowercase)
+}
+
+fn is_digits(name: &str) -> bool {
+    name.len() >= 7 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The commit that the address stands for now, in full, without fetching anything; `None` where only a checkout can tell,
 /// as for the first digits of a commit.
 ///
 /// # Errors
 /// [`Error::Git`] with what git said, and where there is no such reference.
 pub async fn resolve(url: &GitUrl, options: &GitOptions) -> Result<Option<String>, Error> {
-    let is_digits = |name: &str| name.len() >= 7 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let is_commit = |name: &str| matches!(name.len(), 40 | 64) && is_digits(name);
-    if let Some(checksum) = url.checksum.as_deref().filter(|_| url.fetch_by_commit == Some(true)) {
-        return Ok(is_commit(checksum).then(|| checksum.to_ascii_lowercase()));
+    let by_commit = url.checksum.is_some() && url.fetch_by_commit == Some(true);
+    if let commit @ Some(_) = known_commit(url) {
+        return Ok(commit);
+    } else if by_commit {
+        return Ok(None);
     }
     let names = match &url.reference {
         None => vec!["HEAD".to_owned()],
         Some(GitRef::Branch(name)) => vec![format!("refs/heads/{name}")],
         Some(GitRef::Tag(name)) => vec![format!("refs/tags/{name}")],
-        Some(GitRef::Any(name)) if is_commit(name) => return Ok(Some(name.to_ascii_lowercase())),
         Some(GitRef::Any(name)) if is_digits(name) => return Ok(None),
         // git's own order (gitrevisions).
         Some(GitRef::Any(name)) => {
