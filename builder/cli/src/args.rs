@@ -376,10 +376,12 @@ pub(crate) enum Sandbox {
     Auto,
     /// A user namespace with a range of ids
     Range,
-    /// A user namespace with one id
+    /// A user namespace with one id, and all others emulated
     Single,
     /// As root in a container that may make no namespaces
     Chroot,
+    /// A user namespace with one id, where who owns a file is lost
+    Pretended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]

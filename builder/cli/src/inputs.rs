@@ -155,6 +155,7 @@ pub(crate) fn sandbox(named: Option<args::Sandbox>) -> Choice {
         None | Some(args::Sandbox::Auto) => Choice::Auto,
         Some(args::Sandbox::Range) => Choice::Only(RungName::Range),
         Some(args::Sandbox::Single) => Choice::Only(RungName::Single),
+        Some(args::Sandbox::Pretended) => Choice::Only(RungName::Pretended),
         Some(args::Sandbox::Chroot) => Choice::Only(RungName::Chroot),
     }
 }

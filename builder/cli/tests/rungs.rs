@@ -135,7 +135,7 @@ fn chroot_refuses_by_name() {
     );
     check("true", &["--snapshotter=overlay"], 1, "\"overlay\" needs mounts");
     check("true", &["--sandbox=range"], 4, "does not allow the sandbox \"range\"");
-    check("true", &["--sandbox=single"], 4, "does not have it yet");
+    check("true", &["--sandbox=single"], 4, "does not allow the sandbox \"single\"");
     check("mv /etc/hosts /hidden", &[], 1, "the step has moved \"/etc/hosts\"");
     check("ln /etc/resolv.conf /hidden", &[], 1, "made a hard link to \"/etc/resolv.conf\"");
     check("mv /dev /hidden", &[], 1, "the step has moved \"/dev\"");

@@ -70,11 +70,11 @@ impl<'a> TreeFolders<'a> {
         let me = rustix::process::geteuid();
         // Of what is in a range, only the folder is the user's; the rest belongs to subordinate ids.
         let range = lithify_sandbox::id_map().map(Place::Range);
-        if let Ok(range) = &range
-            && range.key() == place
-            && !me.is_root()
-        {
-            return match self.worker(range) {
+        // There, folders may be closed to the user, but not to root of the namespace.
+        let single = lithify_sandbox::single_id().map(Place::Single);
+        let known = [range.as_ref().ok(), single.as_ref().ok()];
+        if let Some(known) = known.into_iter().flatten().find(|known| known.key() == place && !me.is_root()) {
+            return match self.worker(known) {
                 Ok(worker) => Access::Worker(Box::new(worker)),
                 Err(why) => Access::Closed(why),
             };

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use divan::{Bencher, black_box};
 use lithify_files::ignore::Ignore;
-use lithify_files::select::{Options, select};
+use lithify_files::select::{Options, TreeKind, select};
 use tempfile::TempDir;
 
 fn main() {
@@ -34,7 +34,7 @@ fn write(path: &Path) {
 fn scan(bencher: Bencher<'_, '_>, patterns: &[&str]) {
     let (_folder, root) = context();
     let ignore = Ignore::from_patterns(patterns).expect("patterns");
-    let options = Options { ignore: Some(&ignore), exclude: None, parents: false, context: true };
+    let options = Options { ignore: Some(&ignore), exclude: None, parents: false, tree: TreeKind::Context };
     bencher.bench_local(|| select(root.as_fd(), b".", black_box(&options)).expect("matches"));
 }
 

@@ -13,14 +13,14 @@ use lithify_oci::{Content, Entry, EntryKind, EntrySink, TreePath};
 
 use crate::Error;
 use crate::ignore::Ignore;
-use crate::select::{self, Match, Options, open_content};
+use crate::select::{self, Match, Options, TreeKind, open_content};
 
 /// Finds everything in the context below `root` that the ignore file leaves, with root as the owner.
 ///
 /// # Errors
 /// What cannot be read.
 pub fn scan(root: BorrowedFd<'_>, ignore: &Ignore) -> Result<Match, Error> {
-    let options = Options { ignore: Some(ignore), exclude: None, parents: false, context: true };
+    let options = Options { ignore: Some(ignore), exclude: None, parents: false, tree: TreeKind::Context };
     let mut found = select::select(root, b"/", &options)?;
     found.pop().ok_or(Error::NotFound { path: "/".to_owned(), hint: crate::Hint::None })
 }

@@ -2,12 +2,13 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use lithify_linux::tree::Metadata;
+use lithify_linux::tree::{self as files, Metadata};
 use lithify_oci::Device;
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::FileType;
+
+use crate::select::TreeKind;
 
 /// The extended attribute of a regular file that stands for a device, where the builder may not make one: `c 1 3`.
 pub const NODE_ATTRIBUTE: &str = "user.lithify.node";
@@ -52,70 +53,29 @@ pub(crate) struct Extra {
     pub(crate) stand_in: Option<(bool, Device)>,
 }
 
-/// Reads what belongs to the file `name` in `directory`; `stand_ins` says whether regular files may stand for devices.
+/// Reads what belongs to the file `name` in `directory`; in a tree of this kind.
 pub(crate) fn extra(
     directory: BorrowedFd<'_>,
     name: &CStr,
     metadata: &Metadata,
-    stand_ins: bool,
+    tree: TreeKind,
 ) -> io::Result<Option<Extra>> {
     let mut extra = Extra::default();
     match metadata.kind {
         FileType::Symlink => {
-            extra.target = rustix::fs::readlinkat(directory, name, Vec::new())?.into_bytes();
+            extra.target = tree.owners().read_link(directory, name.to_bytes())?;
             return Ok(Some(extra));
         }
         FileType::RegularFile => {
-            extra.capability = attribute(directory, name, CAPABILITY_NAME)?.map(without_root_id);
-            if stand_ins && metadata.size_bytes == 0 {
-                extra.stand_in = attribute(directory, name, NODE_NAME)?.and_then(|value| parse_node(&value));
+            extra.capability = files::attribute(directory, name, CAPABILITY_NAME)?.map(without_root_id);
+            if tree != TreeKind::Context && metadata.size_bytes == 0 {
+                let value = files::attribute(directory, name, NODE_NAME)?;
+                extra.stand_in = value.and_then(|value| parse_node(&value));
             }
         }
         _ => {}
     }
     Ok((extra != Extra::default()).then_some(extra))
-}
-
-/// One extended attribute, `None` where it is not there or the file system has none.
-fn attribute(directory: BorrowedFd<'_>, name: &CStr, attribute: &CStr) -> io::Result<Option<Vec<u8>>> {
-    let mut value = [0; 256];
-    let length = match lithify_linux::xattr::get(directory, name, attribute, &mut value) {
-        Ok(length) => Ok(length),
-        Err(error) => match Errno::from_io_error(&error) {
-            // A filter of system calls may say EPERM to one that it does not know.
-            Some(Errno::NOSYS | Errno::PERM) | None => by_path(directory, name, attribute, &mut value),
-            Some(errno) => Err(errno),
-        },
-    };
-    match length {
-        Ok(length) => Ok(Some(value[..length].to_vec())),
-        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::RANGE) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The attribute on kernels that cannot be asked for it by descriptor and name.
-fn by_path(
-    directory: BorrowedFd<'_>,
-    name: &CStr,
-    attribute: &CStr,
-    value: &mut [u8],
-) -> rustix::io::Result<usize> {
-    // One system call instead of three: the descriptor's own name in /proc stands for the folder.
-    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name.to_bytes());
-    match rustix::fs::lgetxattr(path, attribute, &mut *value) {
-        // Without /proc the file must be opened.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-                Ok(file) => rustix::fs::fgetxattr(file, attribute, value),
-                Err(Errno::ACCESS) => Err(Errno::NODATA),
-                Err(error) => Err(error),
-            }
-        }
-        other => other,
-    }
 }
 
 /// A capability that names the root of a user namespace (version 3) as one that does not (version 2): the namespace is the

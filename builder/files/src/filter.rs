@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree::{self, Descend, Metadata, Visit};
 use lithify_oci::TreePath;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -22,6 +23,8 @@ pub(crate) struct Filters<'a> {
     pub(crate) exclude: Option<&'a Ignore>,
     /// Hides what does not match; paths start at the folder that is walked.
     pub(crate) include: Option<&'a Ignore>,
+    /// Who the owners of the files are.
+    pub(crate) owners: Owners,
 }
 
 /// A file that is seen.
@@ -95,6 +98,13 @@ impl Walk<'_> {
         {
             self.levels.pop();
         }
+        let mut corrected = None;
+        if self.filters.owners != Owners::Real {
+            let metadata = corrected.insert(visit.metadata.clone());
+            let read = |error| Error::read(&[&self.full[..self.prefix_length], visit.path].concat(), error);
+            self.filters.owners.correct(visit.directory, visit.name.to_bytes(), metadata).map_err(read)?;
+        }
+        let metadata = corrected.as_ref().unwrap_or(visit.metadata);
         self.full.truncate(self.prefix_length);
         self.full.extend_from_slice(visit.path);
         let Some(above) = self.levels.last() else { return Ok(Descend::No) };
@@ -117,7 +127,7 @@ impl Walk<'_> {
         let is_seen = !is_ignored && !below.is_filtered;
         if is_seen {
             let place = Some((visit.directory, visit.name));
-            see(Seen { path: visit.path, metadata: visit.metadata, place })?;
+            see(Seen { path: visit.path, metadata, place })?;
         }
         if visit.metadata.kind != FileType::Directory {
             return Ok(Descend::No);
@@ -132,7 +142,7 @@ impl Walk<'_> {
             return Ok(Descend::No);
         }
         below.path = visit.path.to_vec();
-        below.unseen = (!is_seen).then(|| visit.metadata.clone());
+        below.unseen = (!is_seen).then(|| metadata.clone());
         self.levels.push(below);
         Ok(Descend::Yes)
     }

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::{Device, Entry, EntryKind, Timestamp, TreePath};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -31,9 +32,26 @@ pub struct Options<'a> {
     pub exclude: Option<&'a Ignore>,
     /// `--parents`: the pattern may hold `**` and a `/./`, and paths are kept from the root or from behind the `/./`.
     pub parents: bool,
-    /// Files of a context belong to root, whoever owns them; those of other trees keep their owners, and empty regular files
-    /// with the attribute `user.lithify.node` stand for devices there.
-    pub context: bool,
+    /// What tree they are in.
+    pub tree: TreeKind,
+}
+
+/// A tree that files are selected in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TreeKind {
+    /// A context, whose files belong to root, whoever owns them.
+    Context,
+    /// An image's: files keep their owners, and empty regular files with the attribute `user.lithify.node` stand for devices.
+    Image(Owners),
+}
+
+impl TreeKind {
+    pub(crate) fn owners(self) -> Owners {
+        match self {
+            TreeKind::Context => Owners::Real,
+            TreeKind::Image(owners) => owners,
+        }
+    }
 }
 
 /// What one match of a pattern brings: a file, or what is in a folder.
@@ -243,13 +261,14 @@ fn select_one(
         top,
         items: vec![],
         paths: vec![],
-        is_context: options.context,
+        is_context: options.tree == TreeKind::Context,
     };
     if !is_directory {
         add_single(root, &mut found, options)?;
         return Ok(Some(found));
     }
-    let filters = Filters { ignore: options.ignore, exclude: options.exclude, include };
+    let filters =
+        Filters { ignore: options.ignore, exclude: options.exclude, include, owners: options.tree.owners() };
     let mut links = HashMap::new();
     let base = found.base.clone();
     filter::walk(root, &base, filters, &mut |seen| add(&mut found, &mut links, seen, options))?;
@@ -277,7 +296,7 @@ fn add(
         }
     }
     let extra = match seen.place {
-        Some((directory, name)) => facts::extra(directory, name, facts, !options.context)
+        Some((directory, name)) => facts::extra(directory, name, facts, options.tree)
             .map_err(|error| Error::read(found.base.join(seen.path).as_bytes(), error))?,
         None => None,
     };
@@ -286,7 +305,7 @@ fn add(
 
 /// Adds the file that is itself the match.
 fn add_single(root: BorrowedFd<'_>, found: &mut Match, options: &Options<'_>) -> Result<(), Error> {
-    let facts = found.top.clone();
+    let mut facts = found.top.clone();
     if facts.kind == FileType::Socket {
         return Ok(());
     }
@@ -297,7 +316,8 @@ fn add_single(root: BorrowedFd<'_>, found: &mut Match, options: &Options<'_>) ->
     let name = std::ffi::CString::new(found.base.file_name().unwrap_or_default())
         .map_err(|error| read(error.into()))?;
     let folder = std::os::fd::AsFd::as_fd(&folder);
-    let extra = facts::extra(folder, &name, &facts, !options.context).map_err(read)?;
+    options.tree.owners().correct(folder, name.to_bytes(), &mut facts).map_err(read)?;
+    let extra = facts::extra(folder, &name, &facts, options.tree).map_err(read)?;
     found.push(b"", ItemKind::Plain, &facts, extra)
 }
 

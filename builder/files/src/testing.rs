@@ -10,6 +10,7 @@ use std::os::unix::fs as unix;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use lithify_linux::owner::Owners;
 use lithify_oci::{Content, Entry, EntryKind, EntrySink, TreePath};
 use rustix::fs::{FileType, Mode};
 use tempfile::TempDir;
@@ -18,7 +19,7 @@ use crate::arrange::{self, Origin, Part, Rules};
 use crate::dest::{self, Destination};
 use crate::ignore::Ignore;
 use crate::place::{Below, EmptyBelow, FolderBelow, Placer};
-use crate::select::{Options, open_content, select};
+use crate::select::{Options, TreeKind, open_content, select};
 
 /// A temporary tree and its descriptor.
 pub(crate) struct Tree {
@@ -159,7 +160,7 @@ impl Copy<'_> {
             ignore: context.then_some(&ignore),
             exclude: Some(&exclude),
             parents: self.rules.parents,
-            context,
+            tree: if context { TreeKind::Context } else { TreeKind::Image(Owners::Real) },
         };
         let mut parts = vec![];
         for pattern in sources {
@@ -176,7 +177,8 @@ impl Copy<'_> {
         let paths: Vec<TreePath> = arrangement.items().map(|placed| placed.entry.path).collect();
         assert!(paths.is_sorted(), "{paths:?}");
 
-        let (folder_below, mut lines) = (FolderBelow::new(below.root.as_fd()), Lines::default());
+        let (folder_below, mut lines) =
+            (FolderBelow::new(below.root.as_fd(), Owners::Real), Lines::default());
         let tree_below: &dyn Below = if self.link { &EmptyBelow } else { &folder_below };
         let mut placer = Placer::new(tree_below, arrangement.conflicts(), &mut lines)
             .with_hard_links(arrangement.hard_links());

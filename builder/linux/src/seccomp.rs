@@ -194,6 +194,36 @@ pub struct Notification {
     pub arguments: [u64; 6],
 }
 
+/// What a call is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It returns this.
+    Value(i64),
+    /// It fails with this errno.
+    Error(i32),
+    /// It is made as if nobody had been asked.
+    Continue,
+}
+
+/// The kernel's `struct seccomp_notif_addfd`.
+#[repr(C)]
+struct AddFd {
+    id: u64,
+    flags: u32,
+    source: u32,
+    new: u32,
+    new_flags: u32,
+}
+
+/// `SECCOMP_IOCTL_NOTIF_ADDFD`: `_IOW('!', 3, struct seccomp_notif_addfd)`.
+const ADD_FD: libc::Ioctl = 0x4018_2103;
+/// `SECCOMP_IOCTL_NOTIF_SET_FLAGS`: `_IOW('!', 4, __u64)`.
+const SET_FLAGS: libc::Ioctl = 0x4008_2104;
+/// `SECCOMP_ADDFD_FLAG_SEND`, since Linux 5.14.
+const SEND: u32 = 1 << 1;
+/// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`, since Linux 6.6.
+const SYNC_WAKE_UP: u64 = 1;
+
 /// Receives the calls that a filter says [`Action::Notify`] to. When it is closed, they fail with ENOSYS. Polls as readable
 /// when there is one, and as hung up when no process is left under the filter.
 #[derive(Debug)]
@@ -227,18 +257,47 @@ impl Listener {
         unsafe { self.call(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id) }.is_ok()
     }
 
-    /// Answers the call with 0 or an errno.
+    /// Answers the call.
     ///
     /// # Errors
     /// What the ioctl says; a caller that is gone is none.
-    pub fn answer(&self, notification: &Notification, result: Result<(), i32>) -> io::Result<()> {
-        let error = result.err().map_or(0, |errno| -errno);
-        let mut response = libc::seccomp_notif_resp { id: notification.id, val: 0, error, flags: 0 };
+    pub fn answer(&self, notification: &Notification, answer: Answer) -> io::Result<()> {
+        let (val, error, flags) = match answer {
+            Answer::Value(value) => (value, 0, 0),
+            Answer::Error(errno) => (0, -errno, 0),
+            Answer::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        };
+        let mut response = libc::seccomp_notif_resp { id: notification.id, val, error, flags };
         // SAFETY: the ioctl reads one `seccomp_notif_resp`, whose size its number holds.
         match unsafe { self.call(libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) } {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             other => other,
         }
+    }
+
+    /// Answers the call with a new descriptor of its process, for what `file` is open on.
+    ///
+    /// # Errors
+    /// What the ioctl says, `EMFILE` where the process may have no more descriptors; then the call waits on.
+    pub fn answer_with(
+        &self,
+        notification: &Notification,
+        file: BorrowedFd<'_>,
+        close_on_exec: bool,
+    ) -> io::Result<()> {
+        let new_flags = if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 };
+        let source = file.as_raw_fd() as u32;
+        let mut request = AddFd { id: notification.id, flags: SEND, source, new: 0, new_flags };
+        // SAFETY: the ioctl reads one `seccomp_notif_addfd`, which `AddFd` is.
+        unsafe { self.call(ADD_FD, &raw mut request) }
+    }
+
+    /// Asks the kernel to hand the processor over when a call is sent here, and to the caller when it is answered: it is one thing after
+    /// the other anyway. Kernels before 6.6 do not know this, and it makes no other difference.
+    pub fn wake_on_same_processor(&self) {
+        // By value, not by address, whatever the number says.
+        // SAFETY: the kernel takes the argument for a number.
+        let _ = unsafe { libc::ioctl(self.0.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
     }
 
     /// # Safety

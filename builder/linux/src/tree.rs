@@ -3,10 +3,11 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
+use rustix::io::Errno;
 
 /// What `statx` says of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,6 +233,58 @@ pub fn xattrs(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     }
     attributes.sort();
     Ok(attributes)
+}
+
+/// One short extended attribute (up to 256 bytes) of `name` in `directory`; an empty name means the directory, or open file, itself. `None` where
+/// it is not there, is not for this process to read, or the file system has none.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attribute(directory: BorrowedFd<'_>, name: &CStr, attribute: &CStr) -> io::Result<Option<Vec<u8>>> {
+    let mut value = [0; 256];
+    let length = if name.is_empty() {
+        rustix::fs::getxattr(format!("/proc/self/fd/{}", directory.as_raw_fd()), attribute, &mut value)
+    } else {
+        match crate::xattr::get(directory, name, attribute, &mut value) {
+            Ok(length) => Ok(length),
+            Err(error) => match Errno::from_io_error(&error) {
+                // A filter of system calls may say EPERM to one that it does not know.
+                Some(Errno::NOSYS | Errno::PERM) | None => {
+                    attribute_by_path(directory, name, attribute, &mut value)
+                }
+                Some(errno) => Err(errno),
+            },
+        }
+    };
+    match length {
+        Ok(length) => Ok(Some(value[..length].to_vec())),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::RANGE) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The attribute on kernels that cannot be asked for it by descriptor and name.
+fn attribute_by_path(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    attribute: &CStr,
+    value: &mut [u8],
+) -> rustix::io::Result<usize> {
+    // One system call instead of three: the descriptor's own name in /proc stands for the folder.
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    match rustix::fs::lgetxattr(path, attribute, &mut *value) {
+        // Without /proc the file must be opened.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+                Ok(file) => rustix::fs::fgetxattr(file, attribute, value),
+                Err(Errno::ACCESS) => Err(Errno::NODATA),
+                Err(error) => Err(error),
+            }
+        }
+        other => other,
+    }
 }
 
 /// Calls `read` with buffers of growing size until its answer fits.

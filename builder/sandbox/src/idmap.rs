@@ -83,9 +83,36 @@ impl IdMap {
         })
     }
 
+    /// The map with one id only: this user's, or for root one that owns nothing.
+    ///
+    /// # Errors
+    /// A map of this process that cannot be read.
+    pub(crate) fn single() -> io::Result<IdMap> {
+        let uid = rustix::process::geteuid().as_raw();
+        let one = |map: &str, own: u32| {
+            // Who is root decides, not the group, which may be 0 for anybody.
+            let outside = if uid == 0 { high_range(&std::fs::read_to_string(map)?).outside } else { own };
+            Ok::<_, io::Error>(vec![IdRange { inside: 0, outside, count: 1 }])
+        };
+        Ok(IdMap {
+            uids: one("/proc/self/uid_map", uid)?,
+            gids: one("/proc/self/gid_map", rustix::process::getegid().as_raw())?,
+        })
+    }
+
+    /// Whether the kernel lets this user write the map without a privilege, for which nobody there may change groups.
+    pub(crate) fn is_unprivileged(&self) -> bool {
+        let is_one = |ranges: &[IdRange]| ranges.len() == 1 && ranges[0].count == 1;
+        !rustix::process::geteuid().is_root() && is_one(&self.uids) && is_one(&self.gids)
+    }
+
     /// Gives the user namespace of `process` this map: directly with the privilege for it, else through the setuid helpers.
     pub(crate) fn write(&self, process: Pid) -> Result<(), MapError> {
-        if rustix::process::geteuid().is_root() {
+        if rustix::process::geteuid().is_root() || self.is_unprivileged() {
+            if self.is_unprivileged() {
+                let path = format!("/proc/{}/setgroups", process.as_raw_pid());
+                std::fs::write(&path, "deny").map_err(|source| MapError::Direct { path, source })?;
+            }
             let direct = |file: &str, ranges: &[IdRange]| {
                 let path = format!("/proc/{}/{file}", process.as_raw_pid());
                 std::fs::write(&path, lines(ranges)).map_err(|source| MapError::Direct { path, source })

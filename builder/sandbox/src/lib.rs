@@ -11,15 +11,16 @@
 //! outlives a build, however it ends.
 //!
 //! That is the rung `range` of the ladder of sandboxes: a user namespace with a range of ids. What the kernel refuses there,
-//! device nodes, is recorded instead (see [`NODE_ATTRIBUTE`]). On the rung `chroot` there are no namespaces: see [`Chroot`].
+//! device nodes, is recorded instead (see [`NODE_ATTRIBUTE`]). On the rung `single` the namespace has one id, and all others are
+//! [emulated](Identities). On the rung `chroot` there are no namespaces: see [`Chroot`].
 
 mod cancel;
 mod chroot;
 mod created;
+mod emulate;
 mod error;
 mod idmap;
 mod init;
-mod nodes;
 mod place;
 mod policy;
 mod probe;
@@ -30,12 +31,12 @@ mod worker;
 
 pub use cancel::Cancel;
 pub use chroot::Chroot;
+pub use emulate::{Identities, NODE_ATTRIBUTE};
 pub use error::{Error, Unavailable};
 pub use idmap::{IdMap, IdRange};
 pub use init::{INIT_ARGUMENT, init_main};
-pub use nodes::NODE_ATTRIBUTE;
 pub use place::{Choice, Place, RungName};
-pub use probe::{Ladder, Probe, Rung, choose, id_map, ladder, probe, probe_range};
+pub use probe::{Ladder, Probe, Rung, choose, id_map, ladder, probe, probe_range, single_id};
 pub use process::{MountSource, MountSpec, Network, Outcome, Process, Sandbox, Security, Status, Stdio};
 pub use range::Range;
 pub use uplink::{Uplink, UplinkProgram};

@@ -3,7 +3,8 @@
 use lithify_linux::capability::Capabilities;
 use lithify_linux::seccomp::{Action, Filter, Rule, When};
 
-use crate::Security;
+use crate::emulate::calls;
+use crate::{Identities, Security};
 
 /// Docker's default capabilities: `DefaultCapabilities` in moby's daemon/pkg/oci/caps.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::CHOWN
@@ -111,17 +112,9 @@ const REFUSED_HERE: &[i64] = &[];
 /// ready for: what they would let through has not been looked at.
 const HIGHEST_KNOWN: i64 = 462;
 
-/// The filter that a process runs under. The mknod family is answered by [`crate::nodes`] when it would make a device.
-pub(crate) fn filter(security: Security) -> Filter {
-    let devices = vec![libc::S_IFCHR, libc::S_IFBLK];
-    let node = |call, argument| Rule {
-        call,
-        when: When::OneOf(argument, libc::S_IFMT, devices.clone()),
-        action: Action::Notify,
-    };
-    let mut rules = vec![node(libc::SYS_mknodat, 2)];
-    #[cfg(target_arch = "x86_64")]
-    rules.push(node(libc::SYS_mknod, 1));
+/// The filter that a process runs under. What is sent to a listener is answered by [`crate::emulate`].
+pub(crate) fn filter(security: Security, identities: Identities, shows_devices: bool) -> Filter {
+    let mut rules = calls::rules(identities, shows_devices);
     if security == Security::Insecure {
         return Filter { rules, highest_known: None };
     }

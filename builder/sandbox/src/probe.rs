@@ -63,7 +63,9 @@ impl fmt::Display for Ladder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for rung in &self.rungs {
             match &rung.outcome {
-                Ok(Place::Range(map)) => writeln!(f, "{}: works, with the ids {}", rung.name, map.key())?,
+                Ok(Place::Range(map) | Place::Single(map) | Place::Pretended(map)) => {
+                    writeln!(f, "{}: works, with the ids {}", rung.name, map.key())?
+                }
                 Ok(_) => writeln!(f, "{}: works", rung.name)?,
                 Err(unavailable) => {
                     write!(f, "{}: does not work", rung.name)?;
@@ -112,12 +114,8 @@ pub fn choose(choice: Choice) -> Result<Place, Unavailable> {
 pub fn probe(name: RungName) -> Result<Place, Unavailable> {
     match name {
         RungName::Range => probe_range().map(Place::Range),
-        RungName::Single => Err(Unavailable::of(
-            RungName::Single,
-            "a user namespace with one id, with root emulated",
-            "this version of lithify does not have it yet".into(),
-            vec![],
-        )),
+        RungName::Single => probe_single(RungName::Single).map(Place::Single),
+        RungName::Pretended => probe_single(RungName::Pretended).map(Place::Pretended),
         RungName::Chroot => probe_chroot().map(|()| Place::Chroot),
     }
 }
@@ -160,6 +158,39 @@ pub fn probe_range() -> Result<IdMap, Unavailable> {
     }
 }
 
+/// As [`probe_range`], with one id; on the rung `single`, the child also asks for what is emulated.
+fn probe_single(rung: RungName) -> Result<IdMap, Unavailable> {
+    let of_rung = |unavailable: Unavailable| Unavailable { rung: rung.as_str(), ..unavailable };
+    let failed = |tried: &str, failure: String, remedies| Unavailable::of(rung, tried, failure, remedies);
+    let map = IdMap::single()
+        .map_err(|error| failed("finding an id for the user namespace", error.to_string(), vec![]))?;
+    let mut child = worker::hold_and_release(&map, None).map_err(of_rung)?;
+    match child.wait() {
+        Ok(Exit::Exited(0)) => {}
+        Ok(exit) => {
+            let tried = "running a process in the user namespace";
+            return Err(failed(tried, format!("it ended with {exit:?}"), vec![]));
+        }
+        Err(error) => {
+            return Err(failed("running a process in the user namespace", error.to_string(), vec![]));
+        }
+    }
+    if rung == RungName::Single {
+        crate::emulate::probe(&map).map_err(|error| {
+            failed("answering system calls for another process", error.to_string(), listener_remedies())
+        })?;
+    }
+    Ok(map)
+}
+
+fn listener_remedies() -> Vec<String> {
+    vec![
+        "system calls can be answered from Linux 5.14 on, and by one program only: where this runs in another tool's sandbox that answers them \
+         (errno EBUSY), such as another lithify or Sysbox, run it outside"
+            .into(),
+    ]
+}
+
 /// The ids that this user's namespace would have; nothing is tried. [`spawn_worker`](crate::spawn_worker) then says the same as
 /// [`probe_range`] where they are refused, at the cost of one process less.
 ///
@@ -169,6 +200,14 @@ pub fn id_map() -> Result<IdMap, Unavailable> {
     IdMap::of_this_user().map_err(|error| {
         unavailable("finding ids for the user namespace", error.to_string(), no_ids_remedies())
     })
+}
+
+/// As [`id_map`], for a namespace with one id.
+///
+/// # Errors
+/// A map of this process that cannot be read.
+pub fn single_id() -> std::io::Result<IdMap> {
+    IdMap::single()
 }
 
 fn unavailable(tried: &str, failure: String, remedies: Vec<String>) -> Unavailable {

@@ -49,6 +49,8 @@ pub struct Process {
     pub network: Network,
     /// What the process may do.
     pub security: Security,
+    /// Whether the root tree may hold files that stand for device nodes, or pipes whose owner is recorded, which are then shown as such.
+    pub has_special: bool,
     /// What is mounted beside `/proc`, `/sys` and `/dev`, in this order.
     pub mounts: Vec<MountSpec>,
     /// How much `/dev/shm` holds. Docker's default is 64 MiB.
@@ -74,6 +76,7 @@ impl Default for Process {
             hostname: "buildkitsandbox".into(),
             network: Network::Host,
             security: Security::Sandbox,
+            has_special: false,
             mounts: vec![],
             shm_size_bytes: 64 << 20,
             ulimits: vec![],

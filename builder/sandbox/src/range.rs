@@ -1,4 +1,4 @@
-//! The rung `range`: processes in the user namespace of a worker that has a range of ids.
+//! The rungs `range` and `single`: processes in the user namespace of a worker.
 
 use std::ffi::CString;
 use std::io::{self, Write as _};
@@ -15,9 +15,10 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::created::remove_created;
+use crate::emulate::Supervisor;
 use crate::init::{INIT_ARGUMENT, MESSAGE_LIMIT_BYTES, Report};
 use crate::uplink::Link;
-use crate::{Cancel, Error, Network, Outcome, Process, Sandbox, Status, Stdio, nodes};
+use crate::{Cancel, Error, Identities, Network, Outcome, Process, Sandbox, Status, Stdio};
 
 /// Runs processes as children of this one, which must be root of its user namespace and have its mounts to itself: a worker
 /// started by [`spawn_worker`](crate::spawn_worker). Any number at a time.
@@ -27,20 +28,21 @@ pub struct Range {
     executable: OwnedFd,
     null: OwnedFd,
     args: Vec<CString>,
+    identities: Identities,
 }
 
 impl Range {
-    /// Readies the sandbox.
+    /// Readies the sandbox, in a namespace with a range of ids ([`Identities::Real`]) or with one.
     ///
     /// # Errors
     /// Where this process cannot make mounts, or has no `/dev/null`.
-    pub fn new() -> Result<Range, Error> {
+    pub fn new(identities: Identities) -> Result<Range, Error> {
         let setup = Error::setup("opening the program for the sandbox's first process");
         let executable = protected_executable().map_err(setup)?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(Error::setup("opening /dev/null"))?;
         let args = vec![c"lithify".to_owned(), CString::new(INIT_ARGUMENT).unwrap_or_default()];
-        Ok(Range { executable, null, args })
+        Ok(Range { executable, null, args, identities })
     }
 
     /// Starts the first process of a sandbox, with all that it has to know waiting for it.
@@ -52,7 +54,7 @@ impl Range {
         stdio: Stdio,
         cancel: &Cancel,
     ) -> Result<Running, Error> {
-        let spec = write_spec(process).map_err(Error::setup("writing down what to run"))?;
+        let spec = write_spec(process, self.identities).map_err(Error::setup("writing down what to run"))?;
         let (control, theirs) = socket::pair().map_err(Error::setup("making a socket"))?;
         let mounts = mounts.into_iter().map(detached).collect::<io::Result<Vec<_>>>();
         let mounts = mounts.map_err(Error::setup("copying a mount"))?;
@@ -90,10 +92,12 @@ impl Range {
             child,
             link,
             control: Some(control),
-            listener: None,
+            process: process.clone(),
+            identities: self.identities,
+            supervisor: None,
+            is_ready: false,
             created: vec![],
             failure: None,
-            nodes: 0,
         })
     }
 }
@@ -117,14 +121,15 @@ impl Sandbox for Range {
         if let (Ended::Itself(_), Some(link)) = (&ended, running.link) {
             link.end()?;
         }
-        let status = match (ended, running.listener.is_some()) {
+        let recorded_nodes = running.supervisor.take().map_or(0, Supervisor::finish);
+        let status = match (ended, running.is_ready) {
             (Ended::Itself(Exit::Exited(code)), true) => Status::Exited(code),
             (Ended::Itself(Exit::Signaled(signal)), true) => Status::Signaled(signal),
             (Ended::Itself(exit), false) => return Err(Error::InitDied { status: format!("{exit:?}") }),
             (Ended::TimedOut, _) => Status::TimedOut,
             (Ended::Cancelled, _) => Status::Cancelled,
         };
-        Ok(Outcome { status, created_mountpoints: left, recorded_nodes: running.nodes })
+        Ok(Outcome { status, created_mountpoints: left, recorded_nodes })
     }
 }
 
@@ -151,10 +156,10 @@ fn protected_executable() -> io::Result<OwnedFd> {
 }
 
 /// The specification as a file in memory, of any length.
-pub(crate) fn write_spec(process: &Process) -> io::Result<OwnedFd> {
+pub(crate) fn write_spec(process: &Process, identities: Identities) -> io::Result<OwnedFd> {
     let file = rustix::fs::memfd_create(c"lithify", MemfdFlags::CLOEXEC)?;
     let mut file = std::fs::File::from(file);
-    file.write_all(&serde_json::to_vec(process)?)?;
+    file.write_all(&serde_json::to_vec(&(process, identities))?)?;
     io::Seek::rewind(&mut file)?;
     Ok(file.into())
 }
@@ -181,11 +186,14 @@ struct Running {
     link: Option<Link>,
     /// Until the first process has executed the command.
     control: Option<OwnedFd>,
-    /// From then on.
-    listener: Option<Listener>,
+    process: Process,
+    identities: Identities,
+    /// As soon as there is a filter.
+    supervisor: Option<Supervisor>,
+    /// Whether the command has been executed.
+    is_ready: bool,
     created: Vec<Vec<u8>>,
     failure: Option<Error>,
-    nodes: usize,
 }
 
 impl Running {
@@ -195,7 +203,6 @@ impl Running {
             let event = self.next_event(cancel, deadline)?;
             match event {
                 Event::Message => self.hear()?,
-                Event::Node => self.nodes += usize::from(self.serve()?),
                 Event::End => {
                     // What it said last may not have been heard yet.
                     while self.control.is_some() {
@@ -225,10 +232,6 @@ impl Running {
             descriptors.push(PollFd::new(control, PollFlags::IN));
             events.push(Event::Message);
         }
-        if let Some(listener) = &self.listener {
-            descriptors.push(PollFd::new(listener, PollFlags::IN));
-            events.push(Event::Node);
-        }
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let left = left.map(|left| Timespec {
@@ -241,16 +244,9 @@ impl Running {
                 result => result?,
             };
             for (descriptor, event) in descriptors.iter().zip(&events) {
-                // Of the listener only calls count: it hangs up shortly before the process has ended.
-                let wanted = if *event == Event::Node { PollFlags::IN } else { PollFlags::all() };
-                if descriptor.revents().intersects(wanted) {
+                if !descriptor.revents().is_empty() {
                     return Ok(*event);
                 }
-            }
-            // The listener has hung up; it would be reported at once again.
-            if events.last() == Some(&Event::Node) {
-                descriptors.pop();
-                events.pop();
             }
         }
     }
@@ -263,18 +259,19 @@ impl Running {
             return Ok(());
         };
         match serde_json::from_slice(&bytes)? {
-            Report::Ready { created } => {
+            Report::Filtered { created } => {
                 self.created = created;
-                self.listener = descriptors.into_iter().next().map(Listener::from);
+                if let Ok([listener, root]) = <[OwnedFd; 2]>::try_from(descriptors) {
+                    let listener = Listener::from(listener);
+                    let started = Supervisor::start(listener, root, &self.process, self.identities);
+                    self.supervisor = Some(started?);
+                }
             }
+            Report::Ready => self.is_ready = true,
             Report::Failed(failure) => self.failure = Some(failure.into()),
             Report::Ended(_) => {}
         }
         Ok(())
-    }
-
-    fn serve(&self) -> io::Result<bool> {
-        self.listener.as_ref().map_or(Ok(false), nodes::answer)
     }
 }
 
@@ -283,6 +280,5 @@ enum Event {
     End,
     Cancel,
     Message,
-    Node,
     Deadline,
 }

@@ -1,12 +1,12 @@
 //! What can be tested without a process.
 
 use crate::idmap::{high_range, subordinate};
-use crate::{Cancel, IdMap, IdRange, Security, policy};
+use crate::{Cancel, IdMap, IdRange, Identities, Security, policy};
 
 #[test]
 fn filters_fit() {
     for security in [Security::Sandbox, Security::Insecure] {
-        let filter = policy::filter(security);
+        let filter = policy::filter(security, Identities::Emulated, true);
         assert!(filter.compile().code().len() < 4096);
         let mut calls: Vec<i64> = filter.rules.iter().map(|rule| rule.call).collect();
         calls.sort_unstable();

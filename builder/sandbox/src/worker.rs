@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc;
 
-use lithify_linux::process::{self, Child, Exit, Namespaces, Program, SpawnError, Stage, spawn_held};
+use lithify_linux::process::{self, Child, Exit, Groups, Namespaces, Program, SpawnError, Stage, spawn_held};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
@@ -46,8 +46,8 @@ impl WorkerProcess {
     }
 }
 
-/// Starts this binary again as a worker in `place`: on the rung `range` as root of a new user namespace, with mounts and a `/proc` of
-/// its own. `args` follow the program's name. Its descriptors are 0 and 1: `/dev/null`, 2: this process's, 3: `socket`; its environment is
+/// Starts this binary again as a worker in `place`: but on the rung `chroot` as root of a new user namespace, with mounts and a `/proc`
+/// of its own. `args` follow the program's name. Its descriptors are 0 and 1: `/dev/null`, 2: this process's, 3: `socket`; its environment is
 /// `env`, its working folder is `folder` as soon as it has called [`arrive`].
 ///
 /// # Errors
@@ -138,7 +138,7 @@ fn start(
         descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), socket.as_fd(), folder.as_fd()],
     };
     match place {
-        Place::Range(map) => {
+        Place::Range(map) | Place::Single(map) | Place::Pretended(map) => {
             enter(folder)?;
             let descriptors = &program.descriptors[..4];
             hold_and_release(map, Some(&Program { descriptors, ..program })).map_err(Error::Unavailable)
@@ -154,7 +154,8 @@ pub(crate) fn hold_and_release(
 ) -> Result<Child, crate::Unavailable> {
     let held = spawn_held(program, NAMESPACES).map_err(|error| probe::not_started(&error))?;
     map.write(held.pid()).map_err(|error| probe::not_mapped(map, error))?;
-    held.release().map_err(|error: SpawnError| {
+    let groups = if map.is_unprivileged() { Groups::Kept } else { Groups::None };
+    held.release(groups).map_err(|error: SpawnError| {
         debug_assert_ne!(error.stage, Stage::Namespaces);
         probe::not_started(&error)
     })

@@ -66,9 +66,9 @@ fn trees(kind: &str) -> Option<Trees> {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     let place = OwnedFd::from(std::fs::File::open(folder.path()).expect("the folder"));
     let snapshots: Box<dyn Snapshots> = match kind {
-        "copy" => Box::new(Copy::open(place.as_fd()).ok()?),
+        "copy" => Box::new(Copy::open(place.as_fd(), Default::default()).ok()?),
         _ => {
-            let overlay = Overlay::open(place.as_fd()).ok()?;
+            let overlay = Overlay::open(place.as_fd(), Default::default()).ok()?;
             overlay.probe().ok()?;
             Box::new(overlay)
         }

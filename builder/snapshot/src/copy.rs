@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::layer::{Catalogue, Limits, read_tar};
 use lithify_oci::{EntryKind, EntrySink, TreePath};
@@ -26,15 +27,16 @@ const TREE: &str = "tree";
 /// Keeps trees as whole folders.
 pub struct Copy {
     store: Store,
+    owners: Owners,
 }
 
 impl Copy {
-    /// Works in the folder for trees.
+    /// Works in the folder for trees, whose files' owners are `owners`.
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn open(trees: BorrowedFd<'_>) -> Result<Self, Error> {
-        Ok(Copy { store: Store::open(trees, "copy")? })
+    pub fn open(trees: BorrowedFd<'_>, owners: Owners) -> Result<Self, Error> {
+        Ok(Copy { store: Store::open(trees, "copy")?, owners })
     }
 
     /// A folder with the tree to start from, and its record.
@@ -44,7 +46,7 @@ impl Copy {
             let tree = place.make(TREE)?;
             rustix::fs::fchmod(&tree, Mode::from(0o755))
                 .map_err(|error| failed("set the mode of", TREE)(error.into()))?;
-            record::write(place.folder(), tree.as_fd(), None, Trust::Stamps, &Fresh::new())?;
+            record::write(place.folder(), (self.owners, tree.as_fd()), None, Trust::Stamps, &Fresh::new())?;
             return Ok((place, tree));
         };
         if reuse == MoveOrKeep::Move
@@ -56,8 +58,11 @@ impl Copy {
         let from = self.to_read(*top)?;
         let place = self.store.temporary()?;
         let tree = place.make(TREE)?;
-        copy_folder(from.as_fd(), &tree, &TreePath::root(), &mut HashMap::new())?;
-        record::write(place.folder(), tree.as_fd(), Some(old), Trust::Paths, &Fresh::new())?;
+        copy_folder(self.owners, from.as_fd(), &tree, &TreePath::root(), &mut HashMap::new())?;
+        if self.store.is_special(*top) {
+            place.mark_special()?;
+        }
+        record::write(place.folder(), (self.owners, tree.as_fd()), Some(old), Trust::Paths, &Fresh::new())?;
         Ok((place, tree))
     }
 
@@ -99,13 +104,16 @@ impl Copy {
         let (place, tree) = self.start(parents, reuse)?;
         let times = catalogue.map(Catalogue::entries).transpose().map_err(Error::Stream)?;
         let times = times.map(|entries| Box::new(entries) as Box<dyn Iterator<Item = _>>);
-        let mut unpacker = Unpacker::new(tree.as_fd(), Style::Whole, times);
+        let mut unpacker = Unpacker::new(self.owners, tree.as_fd(), Style::Whole, times);
         unpacker.digests = Some(Fresh::new());
         read_tar(layer, &mut unpacker, Limits::default()).map_err(Error::from_stream)?;
         unpacker.finish()?;
+        if unpacker.has_special {
+            place.mark_special()?;
+        }
         let fresh = unpacker.digests.take().unwrap_or_default();
         let old = Record::open(place.folder())?;
-        record::write(place.folder(), tree.as_fd(), Some(old), Trust::Paths, &fresh)?;
+        record::write(place.folder(), (self.owners, tree.as_fd()), Some(old), Trust::Paths, &fresh)?;
         place.publish(chain)
     }
 }
@@ -147,7 +155,7 @@ impl Snapshots for Copy {
 
     fn workspace(&self, chain: &[ChainId], reuse: MoveOrKeep) -> Result<Workspace, Error> {
         let (place, tree) = self.start(chain, reuse)?;
-        Ok(Workspace::new(Box::new(Work { tree, found: None, place })))
+        Ok(Workspace::new(Box::new(Work { owners: self.owners, tree, found: None, place })))
     }
 
     fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error> {
@@ -167,11 +175,12 @@ impl Snapshots for Copy {
 ///
 /// # Errors
 /// What cannot be read or written, with its path below `from`.
-pub fn copy_tree(from: BorrowedFd<'_>, to: &OwnedFd) -> Result<(), Error> {
-    copy_folder(from, to, &TreePath::root(), &mut HashMap::new())
+pub fn copy_tree(owners: Owners, from: BorrowedFd<'_>, to: &OwnedFd) -> Result<(), Error> {
+    copy_folder(owners, from, to, &TreePath::root(), &mut HashMap::new())
 }
 
 fn copy_folder(
+    owners: Owners,
     from: BorrowedFd<'_>,
     to: &OwnedFd,
     path: &TreePath,
@@ -180,13 +189,15 @@ fn copy_folder(
     for name in tree::names(from).map_err(Error::file("list", path))? {
         let name = name.to_bytes();
         let at = path.join(name);
-        let Some(node) = node::read(from, name, &at).map_err(Error::file("read", &at))? else { continue };
+        let Some(node) = node::read(owners, from, name, &at).map_err(Error::file("read", &at))? else {
+            continue;
+        };
         if node.entry.kind == EntryKind::Directory {
             rustix::fs::mkdirat(to, name, Mode::RWXU)
                 .map_err(|error| Error::file("make", &at)(error.into()))?;
             let below = open_folder(from, name).map_err(Error::file("open", &at))?;
             let made = open_folder(to, name).map_err(Error::file("open", &at))?;
-            copy_folder(below.as_fd(), &made, &at, linked)?;
+            copy_folder(owners, below.as_fd(), &made, &at, linked)?;
             continue;
         }
         let (inode, links) = (node.metadata.inode, node.metadata.links);
@@ -196,23 +207,24 @@ fn copy_folder(
                 .map_err(|error| Error::file("link", &at)(error.into()))?;
             continue;
         }
-        make::copy(node, &at, to.as_fd(), name)?;
+        make::copy(owners, node, &at, to.as_fd(), name)?;
         if links > 1 {
             let folder = to.try_clone().map_err(Error::file("open", path))?;
             linked.insert(inode, (at, folder));
         }
     }
-    let node = node::read(from, b"", path).map_err(Error::file("look at", path))?;
+    let node = node::read(owners, from, b"", path).map_err(Error::file("look at", path))?;
     let Some(node) = node else { return Ok(()) };
     let mut entry = node.entry;
     let users = |(name, _): &(Vec<u8>, Vec<u8>)| name.starts_with(b"user.");
     let attributes = tree::xattrs(from).map_err(Error::file("read the attributes of", path))?;
     entry.xattrs.extend(attributes.into_iter().filter(users));
-    make::finish(to, &entry)
+    make::finish(owners, to, &entry)
 }
 
 /// A workspace.
 struct Work {
+    owners: Owners,
     tree: OwnedFd,
     found: Option<Found>,
     place: Temporary,
@@ -230,6 +242,7 @@ struct Found {
 impl Work {
     fn collect(&self, ignore: &[TreePath]) -> Result<Found, Error> {
         let mut walk = Walk {
+            owners: self.owners,
             old: Record::open(self.place.folder())?,
             collector: Collector::new(ignore),
             hidden: None,
@@ -260,9 +273,15 @@ impl WorkTree for Work {
         }
     }
 
+    fn has_special(&self) -> bool {
+        self.place.is_special()
+    }
+
     fn diff(&mut self, ignore: &[TreePath], sink: &mut dyn EntrySink) -> Result<(), Error> {
         let mut found = self.collect(ignore)?;
-        found.changes.emit(self.tree.as_fd(), sink, Some(&mut found.digests))?;
+        if found.changes.emit((self.owners, self.tree.as_fd()), sink, Some(&mut found.digests))? {
+            self.place.mark_special()?;
+        }
         self.found = Some(found);
         Ok(())
     }
@@ -275,10 +294,11 @@ impl WorkTree for Work {
         found.changes.remove_leftovers(self.tree.as_fd(), |path| !found.stay.contains(path))?;
         if let Some(root) = &found.root {
             // No layer says anything about the root, so it stays what it was.
-            make::finish(&self.tree, &root.noted.entry)?;
+            make::finish(self.owners, &self.tree, &root.noted.entry)?;
         }
         let old = Record::open(self.place.folder())?;
-        record::write(self.place.folder(), self.tree.as_fd(), Some(old), Trust::Stamps, &found.digests)?;
+        let tree = (self.owners, self.tree.as_fd());
+        record::write(self.place.folder(), tree, Some(old), Trust::Stamps, &found.digests)?;
         let Work { tree, place, .. } = *self;
         drop(tree);
         place.publish(chain)
@@ -286,6 +306,7 @@ impl WorkTree for Work {
 }
 
 struct Walk<'a> {
+    owners: Owners,
     old: Record,
     collector: Collector<'a>,
     /// A path that is gone or no folder any more: what was below it needs no whiteouts.
@@ -344,7 +365,7 @@ impl Walk<'_> {
         if self.old.is_untouched(&item, metadata) {
             return Ok(());
         }
-        let node = node::read(directory, name, path).map_err(Error::file("read", path))?;
+        let node = node::read(self.owners, directory, name, path).map_err(Error::file("read", path))?;
         let Some(mut node) = node else { return Ok(()) };
         let (same, digest) = item.is_same(&mut node).map_err(Error::file("compare", path))?;
         if digest.is_some() {

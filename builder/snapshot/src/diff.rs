@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::layer::layer_order;
 use lithify_oci::{Content, Entry, EntryKind, EntrySink, FileHasher, Timestamp, TreePath};
@@ -109,13 +110,14 @@ impl<'a> Collector<'a> {
 
 impl Changes {
     /// Emits the entries, read from `tree`, which holds at least what changed. Where `digests` is given it gets the digests
-    /// of the files that the sink reads.
+    /// of the files that the sink reads. Says whether something special is among them.
     pub(crate) fn emit(
         &self,
-        tree: BorrowedFd<'_>,
+        (owners, tree): (Owners, BorrowedFd<'_>),
         sink: &mut dyn EntrySink,
         mut digests: Option<&mut Fresh>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let mut has_special = false;
         let mut folders = Folders::new(tree);
         let mut first_names: HashMap<u64, TreePath> = HashMap::new();
         for (path, whiteout) in &self.list {
@@ -126,8 +128,9 @@ impl Changes {
             }
             let folder = folders.of(path).map_err(Error::file("open the folder of", path))?;
             let name = path.file_name().unwrap_or_default();
-            let node = node::read(folder, name, path).map_err(Error::file("read", path))?;
+            let node = node::read(owners, folder, name, path).map_err(Error::file("read", path))?;
             let Some(mut node) = node else { continue };
+            has_special |= node::is_special(owners, &node.entry);
             if node.metadata.links > 1 && node.entry.kind != EntryKind::Directory {
                 if let Some(target) = first_names.get(&node.metadata.inode) {
                     node.entry.kind = EntryKind::HardLink { target: target.clone() };
@@ -142,7 +145,7 @@ impl Changes {
             }
             emit_node(node, sink, digests.as_deref_mut())?;
         }
-        Ok(())
+        Ok(has_special)
     }
 
     /// Removes from the tree what no layer holds: sockets, and what was made only to mount on and is not in `below`.

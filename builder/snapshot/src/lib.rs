@@ -183,6 +183,9 @@ pub trait WorkTree: Send {
     /// See there.
     fn root_mount(&self) -> Result<OwnedFd, Error>;
 
+    /// See [`Workspace::has_special`].
+    fn has_special(&self) -> bool;
+
     /// See [`Workspace::diff`].
     ///
     /// # Errors
@@ -208,6 +211,12 @@ impl Workspace {
     /// A descriptor that cannot be had.
     pub fn root_mount(&self) -> Result<OwnedFd, Error> {
         self.inner.root_mount()
+    }
+
+    /// Whether the tree may hold files that a step is to be shown otherwise than the kernel does: regular files that stand for
+    /// devices, or where owners are recorded, pipes that belong to somebody.
+    pub fn has_special(&self) -> bool {
+        self.inner.has_special()
     }
 
     /// The difference against the start, as the entries of a layer in its order, with real times. To be called when no

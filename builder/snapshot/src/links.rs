@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::TreePath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -180,6 +181,7 @@ impl Stamp {
 impl Prepared {
     /// Copies the groups that `below` has into the empty folder `upper`.
     pub(crate) fn fill(
+        owners: Owners,
         upper: BorrowedFd<'_>,
         below: BorrowedFd<'_>,
         groups: Vec<Group>,
@@ -195,13 +197,13 @@ impl Prepared {
             }
             total += size;
             for name in &group {
-                make_ancestors(upper, below, name, &mut folders)?;
+                make_ancestors(owners, upper, below, name, &mut folders)?;
             }
             let (from, to) = (parent(below, first)?, parent(upper, first)?);
             let name = first.file_name().unwrap_or_default();
-            let node = node::read(from.as_fd(), name, first).map_err(Error::file("read", first))?;
+            let node = node::read(owners, from.as_fd(), name, first).map_err(Error::file("read", first))?;
             let Some(node) = node else { continue };
-            make::copy(node, first, to.as_fd(), name)?;
+            make::copy(owners, node, first, to.as_fd(), name)?;
             for other in &group[1..] {
                 let there = parent(upper, other)?;
                 let other_name = other.file_name().unwrap_or_default();
@@ -268,6 +270,7 @@ fn stat(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<Metadata> {
 
 /// Makes the folders above `path` as they are below, and notes those that were not there, the outer ones first.
 fn make_ancestors(
+    owners: Owners,
     upper: BorrowedFd<'_>,
     below: BorrowedFd<'_>,
     path: &TreePath,
@@ -279,12 +282,14 @@ fn make_ancestors(
         }
         let (from, to) = (parent(below, &folder)?, parent(upper, &folder)?);
         let name = folder.file_name().unwrap_or_default();
-        let node = node::read(from.as_fd(), name, &folder).map_err(Error::file("read", &folder))?;
+        let node = node::read(owners, from.as_fd(), name, &folder).map_err(Error::file("read", &folder))?;
         let Some(node) = node else { continue };
         rustix::fs::mkdirat(&to, name, Mode::RWXU)
             .map_err(|error| Error::file("make", &folder)(error.into()))?;
         let opened = open_folder(&to, name).map_err(Error::file("open", &folder))?;
-        make::finish(&opened, &node.entry)?;
+        make::finish(owners, &opened, &node.entry)?;
+        let below = open_folder(&from, name).map_err(Error::file("open", &folder))?;
+        owners.carry(below.as_fd(), opened.as_fd()).map_err(Error::file("set an attribute of", &folder))?;
         made.push(folder);
     }
     Ok(())

@@ -5,9 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use lithify_linux::owner::{ATTRIBUTE, Owner, Owners};
 use lithify_oci::layer::CAPABILITY;
 use lithify_oci::{Content, Device, Entry, EntryKind, FileDigest, FileHasher, Timestamp, TreePath};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -24,6 +25,7 @@ pub(crate) enum Hash {
 /// Makes the file `name`, which must not be there, in `directory`: anything but folders, hard links and whiteouts.
 /// `EEXIST` is told as `None`, since then somebody has to make room first.
 pub(crate) fn make(
+    owners: Owners,
     directory: BorrowedFd<'_>,
     name: &[u8],
     entry: &Entry,
@@ -31,17 +33,24 @@ pub(crate) fn make(
     hash: Hash,
 ) -> Result<Option<Made>, Error> {
     let made = match &entry.kind {
-        EntryKind::File { size_bytes } => file(directory, name, entry, *size_bytes, content, hash),
+        EntryKind::File { size_bytes } => file(owners, directory, name, entry, *size_bytes, content, hash),
         EntryKind::Symlink { target } => {
-            let made = rustix::fs::symlinkat(target.as_slice(), directory, name);
-            made.map_err(Error::of_errno("make", entry)).and_then(|()| finish_by_name(directory, name, entry))
+            let owner = Owner::new(entry.uid, entry.gid);
+            let made = owners.make_link(directory, name, target, owner);
+            made.map_err(Error::of_errno("make", entry))
+                .and_then(|()| finish_by_name(owners, directory, name, entry))
         }
         EntryKind::Fifo => {
             let made = rustix::fs::mkfifoat(directory, name, Mode::RUSR);
-            made.map_err(Error::of_errno("make", entry)).and_then(|()| finish_by_name(directory, name, entry))
+            made.map_err(Error::of_errno("make", entry))
+                .and_then(|()| finish_by_name(owners, directory, name, entry))
         }
-        EntryKind::CharDevice(number) => device(directory, name, entry, FileType::CharacterDevice, *number),
-        EntryKind::BlockDevice(number) => device(directory, name, entry, FileType::BlockDevice, *number),
+        EntryKind::CharDevice(number) => {
+            device(owners, directory, name, entry, FileType::CharacterDevice, *number)
+        }
+        EntryKind::BlockDevice(number) => {
+            device(owners, directory, name, entry, FileType::BlockDevice, *number)
+        }
         EntryKind::Directory | EntryKind::HardLink { .. } | EntryKind::Whiteout | EntryKind::Opaque => {
             return Err(Error::Refused { path: entry.path.clone(), problem: "it is no single file" });
         }
@@ -68,6 +77,7 @@ impl Error {
 }
 
 fn file(
+    owners: Owners,
     directory: BorrowedFd<'_>,
     name: &[u8],
     entry: &Entry,
@@ -87,7 +97,7 @@ fn file(
     } else if hash == Hash::Yes {
         digest = Some(FileDigest::of([]));
     }
-    finish(&OwnedFd::from(file), entry)?;
+    finish(owners, &OwnedFd::from(file), entry)?;
     Ok(Made { digest })
 }
 
@@ -128,6 +138,7 @@ fn fill(
 
 /// A real device where that is allowed, else a placeholder.
 fn device(
+    owners: Owners,
     directory: BorrowedFd<'_>,
     name: &[u8],
     entry: &Entry,
@@ -140,21 +151,26 @@ fn device(
     }
     let special = rustix::fs::makedev(number.major, number.minor);
     match rustix::fs::mknodat(directory, name, kind, Mode::RUSR, special) {
-        Ok(()) => finish_by_name(directory, name, entry),
+        Ok(()) => finish_by_name(owners, directory, name, entry),
         Err(Errno::PERM) => {
             let mut stands_for = entry.clone();
             stands_for.kind = EntryKind::File { size_bytes: 0 };
             let text = placeholder(&entry.kind).unwrap_or_default();
             stands_for.xattrs.insert(PLACEHOLDER.into(), text.into_bytes());
-            file(directory, name, &stands_for, 0, &mut &[][..], Hash::No).map(|_| Made::default())
+            if owners == Owners::Recorded {
+                // Root's too: it tells whoever shows it to a step that there is something to show.
+                let owner = Owner::new(entry.uid, entry.gid).to_value();
+                stands_for.xattrs.insert(ATTRIBUTE.into(), owner.into_bytes());
+            }
+            file(owners, directory, name, &stands_for, 0, &mut &[][..], Hash::No).map(|_| Made::default())
         }
         Err(error) => Err(Error::of_errno("make", entry)(error)),
     }
 }
 
 /// Gives an open file or folder its owner, mode, attributes and time, in the order in which none undoes another.
-pub(crate) fn finish(file: &OwnedFd, entry: &Entry) -> Result<(), Error> {
-    let owned = rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+pub(crate) fn finish(owners: Owners, file: &OwnedFd, entry: &Entry) -> Result<(), Error> {
+    let owned = owners.give(file.as_fd(), entry.uid, entry.gid);
     owned.map_err(|error| not_owned(entry, error))?;
     rustix::fs::fchmod(file, Mode::from(entry.mode)).map_err(Error::of_errno("set the mode of", entry))?;
     for (name, value) in &entry.xattrs {
@@ -163,12 +179,20 @@ pub(crate) fn finish(file: &OwnedFd, entry: &Entry) -> Result<(), Error> {
     rustix::fs::futimens(file, &times(entry.modified)).map_err(Error::of_errno("set the time of", entry))
 }
 
-fn finish_by_name(directory: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<Made, Error> {
+fn finish_by_name(
+    owners: Owners,
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    entry: &Entry,
+) -> Result<Made, Error> {
     let flags = AtFlags::SYMLINK_NOFOLLOW;
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    rustix::fs::chownat(directory, name, Some(uid), Some(gid), flags)
-        .map_err(|error| not_owned(entry, error))?;
-    if !matches!(entry.kind, EntryKind::Symlink { .. }) {
+    let is_link = matches!(entry.kind, EntryKind::Symlink { .. });
+    // A link whose owner is recorded was made with the record.
+    if !is_link || owners == Owners::Real {
+        let given = owners.give_at(directory, name, entry.uid, entry.gid);
+        given.map_err(|error| not_owned(entry, error))?;
+    }
+    if !is_link {
         rustix::fs::chmodat(directory, name, Mode::from(entry.mode), AtFlags::empty())
             .map_err(Error::of_errno("set the mode of", entry))?;
     }
@@ -203,6 +227,7 @@ pub(crate) fn times(modified: Timestamp) -> Timestamps {
 
 /// Makes `name` in `directory` a file like `node`, content, metadata and all; its path there is `path`.
 pub(crate) fn copy(
+    owners: Owners,
     mut node: Node,
     path: &TreePath,
     directory: BorrowedFd<'_>,
@@ -217,9 +242,9 @@ pub(crate) fn copy(
             .map_err(Error::of_errno("make", &entry))?;
         let to = File::from(to);
         copy_content(from, &to, *size_bytes).map_err(Error::file("copy", path))?;
-        return finish(&OwnedFd::from(to), &entry);
+        return finish(owners, &OwnedFd::from(to), &entry);
     }
-    match make(directory, name, &entry, &mut node, Hash::No)? {
+    match make(owners, directory, name, &entry, &mut node, Hash::No)? {
         Some(_) => Ok(()),
         None => Err(Error::file("copy", path)(io::ErrorKind::AlreadyExists.into())),
     }

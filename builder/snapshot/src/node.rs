@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::layer::CAPABILITY;
 use lithify_oci::{Content, Device, Entry, EntryKind, Timestamp, TreePath};
@@ -21,8 +22,13 @@ pub(crate) struct Node {
 }
 
 /// Looks at `name` in `directory`, which is at `path` in its tree; `None` for sockets and other things no layer can hold.
-pub(crate) fn read(directory: BorrowedFd<'_>, name: &[u8], path: &TreePath) -> io::Result<Option<Node>> {
-    let metadata = tree::metadata(directory, name)?;
+pub(crate) fn read(
+    owners: Owners,
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    path: &TreePath,
+) -> io::Result<Option<Node>> {
+    let metadata = owners.metadata(directory, name)?;
     let mut file = None;
     let mut xattrs = std::collections::BTreeMap::new();
     let device = Device { major: metadata.special.0, minor: metadata.special.1 };
@@ -41,9 +47,7 @@ pub(crate) fn read(directory: BorrowedFd<'_>, name: &[u8], path: &TreePath) -> i
             file = Some(File::from(opened));
             placeholder.unwrap_or(EntryKind::File { size_bytes: metadata.size_bytes })
         }
-        FileType::Symlink => {
-            EntryKind::Symlink { target: rustix::fs::readlinkat(directory, name, vec![])?.into_bytes() }
-        }
+        FileType::Symlink => EntryKind::Symlink { target: owners.read_link(directory, name)? },
         FileType::CharacterDevice => EntryKind::CharDevice(device),
         FileType::BlockDevice => EntryKind::BlockDevice(device),
         FileType::Fifo => EntryKind::Fifo,
@@ -174,6 +178,16 @@ fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+/// Whether a step has to be shown something else than the kernel would show it: devices, where owners are real; otherwise pipes, of
+/// which the folder that they are in knows the owner (devices and other files say that themselves). In `dev` something is mounted anyway.
+pub(crate) fn is_special(owners: Owners, entry: &Entry) -> bool {
+    let is_special = match owners {
+        Owners::Real => placeholder(&entry.kind).is_some(),
+        Owners::Recorded => entry.kind == EntryKind::Fifo && (entry.uid, entry.gid) != (0, 0),
+    };
+    is_special && entry.path.components().next() != Some(b"dev")
 }
 
 /// Opens the folder `name` in `directory`, never through a symbolic link.

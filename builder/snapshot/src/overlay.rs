@@ -6,6 +6,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree;
 use lithify_oci::layer::{Catalogue, Limits, read_tar};
 use lithify_oci::{EntrySink, TreePath};
@@ -26,19 +27,20 @@ const EMPTY: [&str; 2] = ["empty.0", "empty.1"];
 /// Keeps trees as stacks of folders.
 pub struct Overlay {
     store: Store,
+    owners: Owners,
 }
 
 impl Overlay {
-    /// Works in the folder for trees.
+    /// Works in the folder for trees, whose files' owners are `owners`.
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn open(trees: BorrowedFd<'_>) -> Result<Self, Error> {
+    pub fn open(trees: BorrowedFd<'_>, owners: Owners) -> Result<Self, Error> {
         let store = Store::open(trees, "overlay")?;
         for name in EMPTY {
             store.make(name)?;
         }
-        Ok(Overlay { store })
+        Ok(Overlay { store, owners })
     }
 
     /// Tries what needs most of the kernel: to remove a folder of a lower layer and make it again.
@@ -74,16 +76,18 @@ impl Overlay {
     /// A new folder to put over `below`, whose root looks like that one's.
     fn upper(&self, place: &Temporary, below: &View) -> Result<OwnedFd, Error> {
         let diff = place.make("diff")?;
-        copy_root(below.root(), &diff)?;
+        copy_root(self.owners, below.root(), &diff)?;
         Ok(diff)
     }
 }
 
 /// Gives a root folder the metadata of another.
-fn copy_root(from: BorrowedFd<'_>, to: &OwnedFd) -> Result<(), Error> {
+fn copy_root(owners: Owners, from: BorrowedFd<'_>, to: &OwnedFd) -> Result<(), Error> {
     let root = TreePath::root();
-    let node = node::read(from, b"", &root).map_err(Error::file("look at", &root))?;
-    node.map_or(Ok(()), |node| make::finish(to, &node.entry))
+    let node = node::read(owners, from, b"", &root).map_err(Error::file("look at", &root))?;
+    node.map_or(Ok(()), |node| make::finish(owners, to, &node.entry))?;
+    let carried = open_folder(from, b"").and_then(|from| owners.carry(from.as_fd(), to.as_fd()));
+    carried.map_err(Error::file("set an attribute of", &root))
 }
 
 impl Snapshots for Overlay {
@@ -111,12 +115,15 @@ impl Snapshots for Overlay {
         let diff = self.upper(&place, &below)?;
         let times = catalogue.map(Catalogue::entries).transpose().map_err(Error::Stream)?;
         let times = times.map(|entries| Box::new(entries) as Box<dyn Iterator<Item = _>>);
-        let mut unpacker = Unpacker::new(diff.as_fd(), Style::Upper(below), times);
+        let mut unpacker = Unpacker::new(self.owners, diff.as_fd(), Style::Upper(below), times);
         read_tar(layer, &mut unpacker, Limits::default()).map_err(Error::from_stream)?;
         unpacker.finish()?;
         let above = if unpacker.has_links { links::find(diff.as_fd())? } else { vec![] };
         let groups = links::merge(diff.as_fd(), self.groups(parents)?, above)?;
         links::save(place.folder(), &groups)?;
+        if unpacker.has_special {
+            place.mark_special()?;
+        }
         place.publish(chain)
     }
 
@@ -132,14 +139,25 @@ impl Snapshots for Overlay {
         let diff = self.upper(&place, &below)?;
         place.make("work")?;
         let before = self.groups(chain)?;
-        let prepared = Prepared::fill(diff.as_fd(), below.root(), before.clone())?;
+        let prepared = Prepared::fill(self.owners, diff.as_fd(), below.root(), before.clone())?;
         let mut lowers = self.lowers(chain)?;
         if lowers.is_empty() {
             lowers.push(EMPTY[0].to_owned());
         }
         let upper = Upper { diff: place.relative("diff"), work: place.relative("work") };
         let mount = mount::overlay(&self.store, &lowers, Some(&upper))?;
-        Ok(Workspace::new(Box::new(Work { mount, below, diff, before, prepared, changes: None, place })))
+        let has_special = chain.iter().any(|id| self.store.is_special(*id));
+        Ok(Workspace::new(Box::new(Work {
+            owners: self.owners,
+            has_special,
+            mount,
+            below,
+            diff,
+            before,
+            prepared,
+            changes: None,
+            place,
+        })))
     }
 
     fn rename(&self, from: ChainId, to: ChainId) -> Result<(), Error> {
@@ -157,6 +175,8 @@ impl Snapshots for Overlay {
 
 /// A workspace. The fields are dropped in this order: the mounts before the folder.
 struct Work {
+    owners: Owners,
+    has_special: bool,
     mount: OwnedFd,
     below: View,
     diff: OwnedFd,
@@ -168,8 +188,8 @@ struct Work {
 
 impl Work {
     fn collect(&self, ignore: &[TreePath]) -> Result<Changes, Error> {
-        let mut walk =
-            Walk { collector: Collector::new(ignore), untouched: self.prepared.untouched(self.diff.as_fd()) };
+        let untouched = self.prepared.untouched(self.diff.as_fd());
+        let mut walk = Walk { owners: self.owners, collector: Collector::new(ignore), untouched };
         let upper = open_folder(self.diff.as_fd(), b"").map_err(Error::file("open", &TreePath::root()))?;
         let below = open_folder(self.below.root(), b"").map_err(Error::file("open", &TreePath::root()))?;
         walk.folder(upper.as_fd(), Some(below.as_fd()), &TreePath::root(), Shows::Below)?;
@@ -206,9 +226,15 @@ impl WorkTree for Work {
         self.mount.try_clone().map_err(|source| Error::Mount { step: "dup", source })
     }
 
+    fn has_special(&self) -> bool {
+        self.has_special
+    }
+
     fn diff(&mut self, ignore: &[TreePath], sink: &mut dyn EntrySink) -> Result<(), Error> {
         let changes = self.collect(ignore)?;
-        changes.emit(self.diff.as_fd(), sink, None)?;
+        if changes.emit((self.owners, self.diff.as_fd()), sink, None)? {
+            self.place.mark_special()?;
+        }
         self.changes = Some(changes);
         Ok(())
     }
@@ -222,7 +248,7 @@ impl WorkTree for Work {
         self.replace_sockets(&changes)?;
         self.prepared.clear(self.diff.as_fd())?;
         // No layer says anything about the root, so it stays what it was.
-        copy_root(self.below.root(), &self.diff)?;
+        copy_root(self.owners, self.below.root(), &self.diff)?;
         let above = links::find(self.diff.as_fd())?;
         let groups = links::merge(self.diff.as_fd(), std::mem::take(&mut self.before), above)?;
         let Work { mount, below, diff, place, .. } = *self;
@@ -235,6 +261,7 @@ impl WorkTree for Work {
 
 /// Walks an upper folder beside what is below it.
 struct Walk<'a> {
+    owners: Owners,
     collector: Collector<'a>,
     untouched: std::collections::HashSet<u64>,
 }
@@ -251,8 +278,9 @@ impl Walk<'_> {
         let mut there = Vec::with_capacity(names.len());
         for name in &names {
             let at = path.join(name.to_bytes());
-            let metadata = tree::metadata(upper, name.to_bytes()).map_err(Error::file("look at", &at))?;
-            let old = below.and_then(|below| tree::metadata(below, name.to_bytes()).ok());
+            let metadata = self.owners.metadata(upper, name.to_bytes());
+            let metadata = metadata.map_err(Error::file("look at", &at))?;
+            let old = below.and_then(|below| self.owners.metadata(below, name.to_bytes()).ok());
             if is_whiteout(&metadata) {
                 if old.is_some() {
                     self.collector.gone(at);
@@ -273,14 +301,22 @@ impl Walk<'_> {
         }
         for (name, at, metadata, old) in there {
             let name = name.to_bytes();
-            let pair = Pair { upper, below, name, path: &at, metadata: &metadata, old: old.as_ref() };
+            let pair = Pair {
+                owners: self.owners,
+                upper,
+                below,
+                name,
+                path: &at,
+                metadata: &metadata,
+                old: old.as_ref(),
+            };
             self.file(&pair, shows)?;
         }
         Ok(())
     }
 
     fn file(&mut self, pair: &Pair<'_>, shows: Shows) -> Result<(), Error> {
-        let Pair { upper, below, name, path, metadata, old } = *pair;
+        let Pair { upper, below, name, path, metadata, old, .. } = *pair;
         if metadata.kind == FileType::Socket {
             self.collector.leftover(path.clone());
             // A socket in a file's place: the file is gone.
@@ -321,6 +357,7 @@ enum Shows {
 
 /// A file in the upper folder, and what is below at its path.
 struct Pair<'a> {
+    owners: Owners,
     upper: BorrowedFd<'a>,
     below: Option<BorrowedFd<'a>>,
     name: &'a [u8],
@@ -337,7 +374,8 @@ impl Pair<'_> {
             return Ok(false);
         }
         let compare = || -> std::io::Result<bool> {
-            match (node::read(self.upper, self.name, self.path)?, node::read(below, self.name, self.path)?) {
+            let read = |folder| node::read(self.owners, folder, self.name, self.path);
+            match (read(self.upper)?, read(below)?) {
                 (Some(new), Some(old)) => new.same(old),
                 _ => Ok(false),
             }

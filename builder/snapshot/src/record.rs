@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::BorrowedFd;
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::layer::CatalogueEntry;
 use lithify_oci::layer::catalogue::{ItemReader, ItemWriter};
@@ -142,10 +143,10 @@ pub(crate) enum Trust {
 /// Digests by path; `None` for what must be read again.
 pub(crate) type Fresh = HashMap<TreePath, Option<FileDigest>>;
 
-/// Writes the record of `tree` into `folder`, in place of the one that may be there.
+/// Writes the record of `tree`, whose files' owners are `owners`, into `folder`, in place of the one that may be there.
 pub(crate) fn write(
     folder: BorrowedFd<'_>,
-    tree: BorrowedFd<'_>,
+    (owners, tree): (Owners, BorrowedFd<'_>),
     mut old: Option<Record>,
     trust: Trust,
     fresh: &Fresh,
@@ -157,7 +158,7 @@ pub(crate) fn write(
     let now = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
     let recorded = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
     out.write_all(&recorded.to_le_bytes()).map_err(failed("write", NEW))?;
-    let mut writer = Writer { items: ItemWriter::new(out), trust, fresh, linked: HashMap::new() };
+    let mut writer = Writer { owners, items: ItemWriter::new(out), trust, fresh, linked: HashMap::new() };
     let root = tree::metadata(tree, b"").map_err(Error::file("look at", &TreePath::root()))?;
     writer.item(&mut old, tree, b"", &TreePath::root(), &root)?;
     tree::walk::<WalkFailed>(tree, &mut |visit| {
@@ -195,6 +196,7 @@ impl From<WalkFailed> for Error {
 }
 
 struct Writer<'a> {
+    owners: Owners,
     items: ItemWriter<BufWriter<File>>,
     trust: Trust,
     fresh: &'a Fresh,
@@ -221,7 +223,8 @@ impl Writer<'_> {
         let noted = match known {
             Some(item) if fresh.is_none() => item.noted,
             _ => {
-                let node = node::read(directory, name, path).map_err(Error::file("read", path))?;
+                let node =
+                    node::read(self.owners, directory, name, path).map_err(Error::file("read", path))?;
                 let Some(mut node) = node else { return Ok(()) };
                 let digest = self.digest(&mut node, fresh.copied().flatten());
                 let digest = digest.map_err(Error::file("read", path))?;

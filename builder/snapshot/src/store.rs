@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lithify_linux::tree;
-use rustix::fs::{FlockOperation, Mode, RenameFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::node::open_folder;
@@ -14,6 +14,8 @@ use crate::remove::remove_tree;
 use crate::{ChainId, Error};
 
 const TEMPORARY: &[u8] = b"tmp.";
+/// The empty file beside a tree that may hold something special (see [`crate::node::is_special`]).
+const SPECIAL: &str = "special";
 
 /// The folder of one snapshotter inside the folder for trees.
 #[derive(Clone)]
@@ -44,6 +46,11 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a tree was marked as special.
+    pub(crate) fn is_special(&self, chain: ChainId) -> bool {
+        tree::metadata(self.folder(), format!("{}/{SPECIAL}", chain.digest().hex())).is_ok()
     }
 
     /// Opens a tree's folder.
@@ -161,6 +168,17 @@ impl Temporary {
     pub(crate) fn make(&self, name: &'static str) -> Result<OwnedFd, Error> {
         make_folder(self.folder(), name)?;
         open_folder(self.folder(), name.as_bytes()).map_err(failed("open", name))
+    }
+
+    /// Marks it as special.
+    pub(crate) fn mark_special(&self) -> Result<(), Error> {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let marked = rustix::fs::openat(&self.folder, SPECIAL, flags, Mode::RUSR | Mode::WUSR);
+        marked.map(drop).map_err(|error| failed("make", SPECIAL)(error.into()))
+    }
+
+    pub(crate) fn is_special(&self) -> bool {
+        tree::metadata(&self.folder, SPECIAL).is_ok()
     }
 
     /// Gives it its name as a tree. Where there is one already, that one stays and this one is removed.

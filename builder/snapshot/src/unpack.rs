@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet, hash_map};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lithify_linux::owner::{self, Owners};
 use lithify_linux::tree;
 use lithify_oci::layer::{CatalogueEntry, Compiled, InLayer, Mended};
 use lithify_oci::{Content, Entry, EntryKind, EntrySink, FileDigest, Timestamp, TreePath};
@@ -36,6 +37,7 @@ pub(crate) type Times<'a> = Box<dyn Iterator<Item = io::Result<CatalogueEntry>> 
 
 /// Unpacks one layer.
 pub(crate) struct Unpacker<'a> {
+    owners: Owners,
     root: BorrowedFd<'a>,
     style: Style,
     /// The folder of the last entry and those above it, from the root's child on.
@@ -51,6 +53,8 @@ pub(crate) struct Unpacker<'a> {
     pub(crate) digests: Option<Fresh>,
     /// Whether there were hard links.
     pub(crate) has_links: bool,
+    /// Whether something special was among it.
+    pub(crate) has_special: bool,
 }
 
 struct Open {
@@ -80,8 +84,8 @@ impl EntrySink for Unpacker<'_> {
             known = item.digest;
             compiled = item.compiled;
         }
-        // Our own mark says what kind a file is; only we may set it.
-        entry.xattrs.remove(node::PLACEHOLDER.as_bytes());
+        // Our own marks say what kind a file is and whose; only we may set them.
+        entry.xattrs.retain(|name, _| !name.starts_with(owner::PREFIX.as_bytes()));
         self.resolve(&mut entry)?;
         let taken = match compiled {
             Some(Compiled { source_seconds, in_layer: InLayer::AsSource }) => {
@@ -94,8 +98,9 @@ impl EntrySink for Unpacker<'_> {
 }
 
 impl<'a> Unpacker<'a> {
-    pub(crate) fn new(root: BorrowedFd<'a>, style: Style, times: Option<Times<'a>>) -> Self {
+    pub(crate) fn new(owners: Owners, root: BorrowedFd<'a>, style: Style, times: Option<Times<'a>>) -> Self {
         Unpacker {
+            owners,
             root,
             style,
             open: vec![],
@@ -105,6 +110,7 @@ impl<'a> Unpacker<'a> {
             resolved: Default::default(),
             digests: None,
             has_links: false,
+            has_special: false,
         }
     }
 
@@ -122,9 +128,10 @@ impl<'a> Unpacker<'a> {
             EntryKind::HardLink { target } => self.hard_link(path, target)?,
             _ => {
                 let hash = if self.digests.is_some() && known.is_none() { Hash::Yes } else { Hash::No };
+                self.has_special |= node::is_special(self.owners, entry);
                 let name = self.enter_parent(path)?;
                 let made = loop {
-                    match make::make(self.folder(), name, entry, content, hash)? {
+                    match make::make(self.owners, self.folder(), name, entry, content, hash)? {
                         Some(made) => break made,
                         None => drop(self.make_room(name, path)?),
                     }
@@ -271,8 +278,26 @@ impl<'a> Unpacker<'a> {
         if opaque {
             set_opaque(folder.as_fd(), &entry.path)?;
         }
-        finish(&folder, entry)?;
+        finish(self.owners, &folder, entry)?;
+        self.carry(&entry.path, &folder)?;
         Ok(folder)
+    }
+
+    /// Gives a new folder the attributes of the one that it is merged with which are about what is in that.
+    fn carry(&self, path: &TreePath, folder: &OwnedFd) -> Result<(), Error> {
+        let Style::Upper(view) = &self.style else { return Ok(()) };
+        if self.owners == Owners::Real || !self.shines() {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        match tree::open_beneath(view.root(), path.as_bytes(), flags, Mode::empty()) {
+            Ok(below) => self
+                .owners
+                .carry(below.as_fd(), folder.as_fd())
+                .map_err(Error::file("set an attribute of", path)),
+            // Nothing is there, or no folder.
+            Err(_) => Ok(()),
+        }
     }
 
     /// What the layers below have at `path`, as far as it shines through.
@@ -283,8 +308,10 @@ impl<'a> Unpacker<'a> {
         }
         let parent = path.parent().unwrap_or_default();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let found = tree::open_beneath(view.root(), parent.as_bytes(), flags, Mode::empty())
-            .and_then(|folder| node::read(folder.as_fd(), path.file_name().unwrap_or_default(), path));
+        let found =
+            tree::open_beneath(view.root(), parent.as_bytes(), flags, Mode::empty()).and_then(|folder| {
+                node::read(self.owners, folder.as_fd(), path.file_name().unwrap_or_default(), path)
+            });
         match found {
             Ok(node) => Ok(node),
             Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
@@ -300,13 +327,13 @@ impl<'a> Unpacker<'a> {
         if path.is_root() {
             self.open.clear();
             let root = open_folder(self.root, b"").map_err(Error::file("open", path))?;
-            return finish(&root, entry);
+            return finish(self.owners, &root, entry);
         }
         let name = self.enter_parent(path)?;
         let opaque = match tree::metadata(self.folder(), name) {
             Ok(metadata) if metadata.kind == FileType::Directory => {
                 let folder = open_folder(self.folder(), name).map_err(Error::file("open", path))?;
-                finish(&folder, entry)?;
+                finish(self.owners, &folder, entry)?;
                 let open = self.opened(name, folder)?;
                 self.open.push(open);
                 return Ok(());
@@ -401,7 +428,7 @@ impl<'a> Unpacker<'a> {
         let name = self.enter_parent(target)?;
         match self.below(target)? {
             Some(node) if node.entry.kind != EntryKind::Directory => {
-                make::copy(node, target, self.folder(), name)?;
+                make::copy(self.owners, node, target, self.folder(), name)?;
                 Ok(true)
             }
             Some(_) => {

@@ -9,8 +9,9 @@ use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lithify_linux::mount::{self, Below};
+use lithify_linux::owner::Owners;
 use lithify_linux::socket;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 /// A socket that passes connections on, as long as this lives.
 pub(crate) struct Agent {
@@ -31,14 +32,19 @@ impl Agent {
     ///
     /// # Errors
     /// A socket that cannot be made or mounted, and a thread that cannot be started.
-    pub(crate) fn listen(folder: &OwnedFd, access: &Access, main: OwnedFd) -> io::Result<(Agent, OwnedFd)> {
+    pub(crate) fn listen(
+        owners: Owners,
+        folder: &OwnedFd,
+        access: &Access,
+        main: OwnedFd,
+    ) -> io::Result<(Agent, OwnedFd)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!("agent.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Left by a process that had this number in another namespace.
         let _ = rustix::fs::unlinkat(folder, &name, AtFlags::empty());
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))?;
-        let owner = (Some(Uid::from_raw(access.uid)), Some(Gid::from_raw(access.gid)));
-        rustix::fs::chownat(folder, &name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+        // What is recorded of it stays with the folder, out of sight: it is mounted alone, and any user may connect.
+        owners.give_at(folder.as_fd(), name.as_bytes(), access.uid, access.gid)?;
         rustix::fs::chmodat(folder, &name, Mode::from_raw_mode(access.mode), AtFlags::empty())?;
         let file = rustix::fs::openat(folder, &name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let mounted = mount::bind(&file, Below::With)?;

@@ -7,7 +7,7 @@ use lithify_files::arrange::{self, Arrangement, Origin, Part, Rules, arrange};
 use lithify_files::dest::{self, Destination};
 use lithify_files::ignore::Ignore;
 use lithify_files::place::{Conflicts, HardLinks};
-use lithify_files::select::{self, Options, open_content};
+use lithify_files::select::{self, Options, TreeKind, open_content};
 use lithify_files::{chmod, owner};
 use lithify_oci::{Content, EntrySink, Timestamp, TreePath};
 
@@ -76,8 +76,12 @@ pub(crate) fn copy(
         [] => None,
         patterns => Some(Ignore::from_patterns(patterns.iter().map(String::as_bytes))?),
     };
-    let options =
-        Options { ignore: None, exclude: exclude.as_ref(), parents: request.select.parents, context: false };
+    let options = Options {
+        ignore: None,
+        exclude: exclude.as_ref(),
+        parents: request.select.parents,
+        tree: TreeKind::Image(context.owners),
+    };
     let mut parts = vec![];
     let mut contents = vec![];
     let mut views = vec![];

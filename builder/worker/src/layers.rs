@@ -111,7 +111,7 @@ pub(crate) fn place_below(
         return files.write(|sink| through(&EmptyBelow, sink));
     }
     let view = context.snapshots.view(&ids(below))?;
-    files.write(|sink| through(&FolderBelow::new(view.root()), sink))
+    files.write(|sink| through(&FolderBelow::new(view.root(), context.owners), sink))
 }
 
 /// What stops a placement: kinds that clash are the Dockerfile's problem, all else is the machine's.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lithify_linux::mount::{self, Below};
+use lithify_linux::owner::Owners;
 use lithify_linux::tree;
 use lithify_sandbox::{MountSource, MountSpec};
 use lithify_snapshot::{MoveOrKeep, Workspace};
@@ -112,8 +113,10 @@ impl<'a> Mounts<'a> {
                 let main = self.passed.get(*file).map(OwnedFd::try_clone).transpose().ok().flatten();
                 let main = main.ok_or_else(|| Failure::input("a socket is missing in a call"))?;
                 let access = Access { mode: *mode, uid: *uid, gid: *gid };
-                let (agent, socket) = Agent::listen(&self.context.cache_mounts, &access, main)
-                    .map_err(|error| Failure::storage("cannot make a socket for the ssh agent", &error))?;
+                let (agent, socket) =
+                    Agent::listen(self.context.owners, &self.context.cache_mounts, &access, main).map_err(
+                        |error| Failure::storage("cannot make a socket for the ssh agent", &error),
+                    )?;
                 self.agents.push(agent);
                 (self.descriptor(socket), false)
             }
@@ -213,10 +216,10 @@ impl<'a> Mounts<'a> {
             let from = from.map_err(|error| {
                 Failure::input(format!("cannot fill a cache mount from {source}: {error}"))
             })?;
-            lithify_snapshot::copy_tree(from.as_fd(), &folder)?;
+            lithify_snapshot::copy_tree(self.context.owners, from.as_fd(), &folder)?;
         }
         let finish = || -> io::Result<()> {
-            rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            self.context.owners.give(folder.as_fd(), uid, gid)?;
             rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?;
             let mounts = &self.context.cache_mounts;
             match rustix::fs::renameat_with(mounts, &unfinished, mounts, name, RenameFlags::NOREPLACE) {
@@ -257,7 +260,8 @@ fn copy_of(copies: &OwnedFd, root: &OwnedFd, source: &str, inside: &OwnedFd) -> 
     match metadata.kind {
         FileType::Directory => {
             let to = subfolder(&folder, COPY).map_err(failed)?;
-            lithify_snapshot::copy_tree(read(OFlags::DIRECTORY | OFlags::RDONLY)?.as_fd(), &to)?;
+            let from = read(OFlags::DIRECTORY | OFlags::RDONLY)?;
+            lithify_snapshot::copy_tree(Owners::Real, from.as_fd(), &to)?;
         }
         FileType::RegularFile => {
             let mut from = File::from(read(OFlags::RDONLY | OFlags::NONBLOCK)?);

@@ -37,7 +37,8 @@ pub(crate) fn run(
     for mount in &request.mounts {
         mounts.add(mount)?;
     }
-    let process = process(request, &identity, std::mem::take(&mut mounts.specs));
+    let mut process = process(request, &identity, std::mem::take(&mut mounts.specs));
+    process.has_special = workspace.has_special() || makes_devices(request);
     let cancel = Cancel::new().map_err(|error| Failure::sandbox(&error))?;
     let outcome =
         context.sandbox.run(&process, root, std::mem::take(&mut mounts.descriptors), stdio, &cancel)?;
@@ -69,6 +70,12 @@ pub(crate) fn run(
         workspace.commit(id)?;
     }
     Ok(RunResult::Changed(Box::new(made)))
+}
+
+/// Whether a step says that it makes device nodes: then it is shown them as well. What is made by a program that is not named so is shown from
+/// the next step on: to ask for every file costs time, and a filter cannot be added later.
+fn makes_devices(request: &RunRequest) -> bool {
+    request.args.iter().any(|arg| arg.contains("mknod"))
 }
 
 /// Makes the pipes for the output, and hands the ends to read from to the main process.

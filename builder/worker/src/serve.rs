@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
 
+use lithify_linux::owner::Owners;
 use lithify_linux::socket;
-use lithify_sandbox::{Chroot, Range, RungName, Sandbox};
+use lithify_sandbox::{Chroot, Identities, Range, RungName, Sandbox};
 use lithify_snapshot::{ChainId, MoveOrKeep, Overlay, Snapshots};
 
 use crate::client::{read_message, write_message};
@@ -18,6 +19,8 @@ const CONTROL: i32 = 3;
 /// What all calls share.
 pub(crate) struct Context {
     pub(crate) snapshots: Arc<dyn Snapshots>,
+    /// Who the owners of files in trees are.
+    pub(crate) owners: Owners,
     /// The folder for trees.
     pub(crate) trees: OwnedFd,
     /// The folder that cache mounts are kept in.
@@ -183,28 +186,35 @@ fn open(rung: RungName, wanted: Option<Snapshotter>) -> Result<(Context, Snapsho
         (RungName::Chroot, None) => Some(Snapshotter::Copy),
         (_, wanted) => wanted,
     };
-    let (snapshots, chosen) = open_snapshots(&trees, wanted)?;
+    let identities = match rung {
+        RungName::Range | RungName::Chroot => Identities::Real,
+        RungName::Single => Identities::Emulated,
+        RungName::Pretended => Identities::Pretended,
+    };
+    let owners = if identities == Identities::Real { Owners::Real } else { Owners::Recorded };
+    let (snapshots, chosen) = open_snapshots(&trees, owners, wanted)?;
     let (sandbox, mounting): (Box<dyn Sandbox>, _) = if rung == RungName::Chroot {
         let (held, copies) = (subfolder(&trees, "held"), subfolder(&trees, "copies"));
         (Box::new(Chroot::new(held.map_err(failed)?)?), Mounting::Moved(copies.map_err(failed)?))
     } else {
-        (Box::new(Range::new()?), Mounting::Mounted)
+        (Box::new(Range::new(identities)?), Mounting::Mounted)
     };
-    Ok((Context { snapshots, trees, cache_mounts, sandbox, mounting }, chosen))
+    Ok((Context { snapshots, owners, trees, cache_mounts, sandbox, mounting }, chosen))
 }
 
 /// The snapshotter that was asked for; overlay where it works if none was.
 fn open_snapshots(
     trees: &OwnedFd,
+    owners: Owners,
     wanted: Option<Snapshotter>,
 ) -> Result<(Arc<dyn Snapshots>, Snapshotter), Failure> {
     // Overlayfs does not take every file system for its upper folder: not overlayfs itself, nor NFS.
     let overlay = || -> Result<Overlay, Failure> {
-        let overlay = Overlay::open(trees.as_fd())?;
+        let overlay = Overlay::open(trees.as_fd(), owners)?;
         overlay.probe()?;
         Ok(overlay)
     };
-    let copy = || lithify_snapshot::Copy::open(trees.as_fd()).map_err(Failure::from);
+    let copy = || lithify_snapshot::Copy::open(trees.as_fd(), owners).map_err(Failure::from);
     match wanted {
         Some(Snapshotter::Overlay) => Ok((Arc::new(overlay()?), Snapshotter::Overlay)),
         Some(Snapshotter::Copy) => Ok((Arc::new(copy()?), Snapshotter::Copy)),

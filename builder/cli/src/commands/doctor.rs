@@ -44,6 +44,9 @@ fn show(rung: &Rung) {
         Ok(Place::Range(map)) => {
             println!("  {}: works, with the ids (inside.outside.count) {}", rung.name, map.key());
         }
+        Ok(Place::Single(map) | Place::Pretended(map)) => {
+            println!("  {}: works, with the id (inside.outside.count) {}", rung.name, map.key());
+        }
         Ok(Place::Chroot) => println!("  {}: works", rung.name),
         Err(unavailable) => {
             println!("  {}: does not work", rung.name);
@@ -92,7 +95,7 @@ fn snapshotters(root: &Path, place: &Place) -> Result<(), Problem> {
             Err(failure) => {
                 println!("  {name}: does not work");
                 println!("    got:   {}", Problem::caused(exit::STORE, "", &failure).causes.join(": "));
-                if name == "overlay" && matches!(place, Place::Range(_)) {
+                if name == "overlay" && *place != Place::Chroot {
                     println!(
                         "    help:  keep the store on ext4, xfs, btrfs or tmpfs, not on another overlay: --root DIR, in a container a volume"
                     );

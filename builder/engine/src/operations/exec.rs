@@ -64,9 +64,15 @@ impl Running<'_> {
         {
             return Ok(Some(done));
         }
-        let weaker = self.exec_key(step, exec, mounts, RungName::Chroot);
-        let done = self.cached(id, &weaker.key, &below)?;
-        Ok(done.filter(|_| self.trees.rung() == Some(RungName::Chroot)))
+        for rung in RungName::ALL.into_iter().filter(|rung| rung.sets_results_apart().is_some()) {
+            let weaker = self.exec_key(step, exec, mounts, rung);
+            if let Some(done) = self.cached(id, &weaker.key, &below)?
+                && self.trees.rung() == Some(rung)
+            {
+                return Ok(Some(done));
+            }
+        }
+        Ok(None)
     }
 
     fn exec_key(&self, step: &Step, exec: &Exec, mounts: &[MountContent], rung: RungName) -> Keyed {
@@ -78,7 +84,7 @@ impl Running<'_> {
             extra_hosts: settings.extra_hosts.iter().map(|(name, _)| name.clone()).collect(),
             ulimits: settings.ulimits.iter().map(ulimit).collect(),
             shm_size_bytes: Some(settings.shm_size_bytes).filter(|size| *size != DEFAULT_SHM_BYTES),
-            sandbox: (rung != RungName::Range).then(|| rung.to_string()),
+            sandbox: rung.sets_results_apart().map(str::to_owned),
             source_date_epoch: settings.reproducible.filter(|_| source_date_epoch(exec).is_none()),
             reproducible: settings.reproducible.map(|_| lithify_worker::NOISE_PROFILE.to_owned()),
             ..RunSettings::default()

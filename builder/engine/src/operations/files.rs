@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use lithify_cache::key::{self, ContentHasher, Matched, MountContent, SourceContent};
 use lithify_cache::{ContextIndex, FileFacts};
 use lithify_files::ignore::Ignore;
-use lithify_files::select::{self, Match, Options, open_content};
+use lithify_files::select::{self, Match, Options, TreeKind, open_content};
 use lithify_linux::tree::Metadata;
 use lithify_oci::{FileDigest, FileHasher, Timestamp, TreePath};
 use lithify_worker::Worker;
@@ -53,7 +53,7 @@ impl Running<'_> {
         exclude: Option<&Ignore>,
         parents: bool,
     ) -> Result<Vec<Match>, Failure> {
-        let options = Options { ignore: source.ignore.as_ref(), exclude, parents, context: true };
+        let options = Options { ignore: source.ignore.as_ref(), exclude, parents, tree: TreeKind::Context };
         Ok(select::select(source.root.as_fd(), pattern.as_bytes(), &options)?)
     }
 

@@ -176,7 +176,8 @@ fn add(archives: &[&str], below: &str, dest: &str, rules: Rules) -> Option<Vec<S
         Part::Archive(archive)
     };
     let arrangement = arrange(archives.iter().map(open).collect(), &destination, &rules).unwrap();
-    let (tree_below, mut lines) = (FolderBelow::new(below.root.as_fd()), Lines::default());
+    let (tree_below, mut lines) =
+        (FolderBelow::new(below.root.as_fd(), Default::default()), Lines::default());
     let links = arrangement.hard_links();
     let mut placer = Placer::new(&tree_below, arrangement.conflicts(), &mut lines).with_hard_links(links);
     for placed in arrangement.items() {
@@ -248,7 +249,12 @@ fn unpack_through_links_that_are_there() {
 fn open_only_regular_files_of_matches() {
     let Some(tree) = tree("d d\np p") else { return };
     std::fs::write(tree.folder.path().join("a.tar"), tar_of("f f hi")).unwrap();
-    let options = crate::select::Options { ignore: None, exclude: None, parents: false, context: true };
+    let options = crate::select::Options {
+        ignore: None,
+        exclude: None,
+        parents: false,
+        tree: crate::select::TreeKind::Context,
+    };
     for (path, is_archive) in [("d", false), ("p", false), ("a.tar", true)] {
         let found = crate::select::select(tree.root.as_fd(), path.as_bytes(), &options).unwrap();
         let archive = open_match(tree.root.as_fd(), &found[0]).unwrap();

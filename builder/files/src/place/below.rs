@@ -5,12 +5,13 @@ use std::ffi::CString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree::{self, Metadata};
 use lithify_oci::{Entry, TreePath};
 use rustix::fs::{Mode, OFlags};
 
 use crate::facts;
-use crate::select::{entry_of, open_content};
+use crate::select::{TreeKind, entry_of, open_content};
 
 /// A tree that can be asked about single paths. No component of a path that it is asked about is a symbolic link, but
 /// for the last one.
@@ -54,14 +55,15 @@ impl Below for EmptyBelow {
 /// The tree below a folder.
 pub struct FolderBelow<'a> {
     root: BorrowedFd<'a>,
+    owners: Owners,
     /// The folder that was asked about last: streams ask about neighbours.
     last: RefCell<Option<(TreePath, OwnedFd)>>,
 }
 
 impl<'a> FolderBelow<'a> {
     /// The tree below the folder `root`.
-    pub fn new(root: BorrowedFd<'a>) -> Self {
-        FolderBelow { root, last: RefCell::new(None) }
+    pub fn new(root: BorrowedFd<'a>, owners: Owners) -> Self {
+        FolderBelow { root, owners, last: RefCell::new(None) }
     }
 
     /// Calls `look` with the folder that the path is in and its name there; `None` if either is not there.
@@ -96,8 +98,8 @@ impl<'a> FolderBelow<'a> {
 impl Below for FolderBelow<'_> {
     fn entry(&self, path: &TreePath) -> io::Result<Option<Entry>> {
         self.at(path, |folder, name| {
-            let facts = tree::metadata(folder, name.as_bytes())?;
-            let extra = facts::extra(folder, &name, &facts, true)?;
+            let facts = self.owners.metadata(folder, name.as_bytes())?;
+            let extra = facts::extra(folder, &name, &facts, TreeKind::Image(self.owners))?;
             Ok(entry_of(path.clone(), &facts, extra.as_ref()))
         })
     }

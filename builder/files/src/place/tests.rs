@@ -107,7 +107,7 @@ fn mend_hard_links_that_nobody_announced() {
         kind: EntryKind::HardLink { target: file.path.clone() },
         ..file.clone()
     };
-    let (folder, mut lines) = (FolderBelow::new(below.root.as_fd()), Lines::default());
+    let (folder, mut lines) = (FolderBelow::new(below.root.as_fd(), Default::default()), Lines::default());
     let mut placer = Placer::new(&folder, Conflicts::Refuse, &mut lines);
     placer.entry(&file, &mut &b"s"[..]).unwrap();
     placer.entry(&link(b"b"), &mut lithify_oci::entry::NoContent).unwrap();
@@ -126,7 +126,8 @@ fn replace_for_archives() {
     };
     let folder = |path: &str| mine(implied_folder(&TreePath::cleaned(path.as_bytes())));
     let file = |path: &str| Entry { kind: EntryKind::File { size_bytes: 1 }, mode: 0o644, ..folder(path) };
-    let (tree_below, mut lines) = (FolderBelow::new(below.root.as_fd()), Lines::default());
+    let (tree_below, mut lines) =
+        (FolderBelow::new(below.root.as_fd(), Default::default()), Lines::default());
     let mut placer = Placer::new(&tree_below, Conflicts::Replace, &mut lines);
     for entry in [
         file("x/keep/new"),

@@ -190,7 +190,7 @@ fn never_enter_what_is_hidden() {
     let ignore = Ignore::parse(b"node_modules\n!other/*\n").unwrap();
     std::fs::remove_dir_all(tree.folder.path().join("node_modules/a")).unwrap();
     std::os::unix::fs::symlink("nowhere", tree.folder.path().join("node_modules/a")).unwrap();
-    let options = Options { ignore: Some(&ignore), exclude: None, parents: false, context: true };
+    let options = Options { ignore: Some(&ignore), exclude: None, parents: false, tree: TreeKind::Context };
     let found = select(tree.root.as_fd(), b".", &options).unwrap();
     let paths: Vec<String> = found[0].entries().map(|selected| selected.entry.path.to_string()).collect();
     assert_eq!(paths, ["/src", "/src/x"]);
@@ -217,14 +217,17 @@ fn take_stand_ins_for_devices_outside_contexts() {
             return crate::testing::skipped("set attributes");
         }
     }
-    let kinds = |context| {
-        let options = Options { ignore: None, exclude: None, parents: false, context };
+    let kinds = |kind| {
+        let options = Options { ignore: None, exclude: None, parents: false, tree: kind };
         let found = select(tree.root.as_fd(), b"/", &options).unwrap();
         found[0].entries().map(|selected| selected.entry.kind).collect::<Vec<_>>()
     };
     let null = EntryKind::CharDevice(Device { major: 1, minor: 3 });
-    assert_eq!(kinds(false), [EntryKind::File { size_bytes: 2 }, null]);
-    assert_eq!(kinds(true), [EntryKind::File { size_bytes: 2 }, EntryKind::File { size_bytes: 0 }]);
+    assert_eq!(kinds(TreeKind::Image(Owners::Real)), [EntryKind::File { size_bytes: 2 }, null]);
+    assert_eq!(
+        kinds(TreeKind::Context),
+        [EntryKind::File { size_bytes: 2 }, EntryKind::File { size_bytes: 0 }]
+    );
 }
 
 #[test]
@@ -235,7 +238,7 @@ fn carry_capabilities() {
     if rustix::fs::lsetxattr(&path, "security.capability", &value, rustix::fs::XattrFlags::empty()).is_err() {
         return crate::testing::skipped("set capabilities");
     }
-    let options = Options { ignore: None, exclude: None, parents: false, context: true };
+    let options = Options { ignore: None, exclude: None, parents: false, tree: TreeKind::Context };
     let found = select(tree.root.as_fd(), b"/", &options).unwrap();
     for selected in found[0].entries() {
         assert_eq!(selected.entry.xattrs[&b"security.capability"[..]], value, "{}", selected.entry.path);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::process::Pid;
 
-use super::{Child, Program, SpawnError, Stage};
+use super::{Child, Groups, Program, SpawnError, Stage};
 
 /// The highest number of descriptors that a program is given.
 pub(super) const MAX_DESCRIPTORS: usize = 8;
@@ -201,7 +201,9 @@ fn pass_gate(gate: Gate) -> Result<(), Failure> {
             libc::_exit(127);
         }
         check(Stage::Identity, libc::syscall(libc::SYS_setresgid, 0, 0, 0))?;
-        check(Stage::Identity, libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()))?;
+        if go == Groups::None as u8 {
+            check(Stage::Identity, libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()))?;
+        }
         check(Stage::Identity, libc::syscall(libc::SYS_setresuid, 0, 0, 0))?;
         // After the change of identity, which clears it. The parent may have died before: then the gate is closed.
         check(Stage::DeathSignal, libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;

@@ -116,6 +116,17 @@ pub fn spawn_held(program: Option<&Program<'_>>, namespaces: Namespaces) -> Resu
     Ok(Held { child, gate: ours })
 }
 
+/// What becomes of the supplementary groups of a process in a new user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Groups {
+    /// It is in none any more.
+    None = 1,
+    /// It stays in those, which are nobody's there: the kernel lets nobody change groups where a map was written without
+    /// privilege (user_namespaces(7)).
+    Kept,
+}
+
 /// A process that waits for its ids to be mapped. Dropping it kills it.
 pub struct Held {
     child: Child,
@@ -132,9 +143,9 @@ impl Held {
     ///
     /// # Errors
     /// Where the child failed, up to and with `execveat`.
-    pub fn release(self) -> Result<Child, SpawnError> {
+    pub fn release(self, groups: Groups) -> Result<Child, SpawnError> {
         let failed = |source: rustix::io::Errno| SpawnError { stage: Stage::Identity, source: source.into() };
-        rustix::net::send(&self.gate, &[1], rustix::net::SendFlags::NOSIGNAL).map_err(failed)?;
+        rustix::net::send(&self.gate, &[groups as u8], rustix::net::SendFlags::NOSIGNAL).map_err(failed)?;
         let mut report = [0_u8; 8];
         let length = loop {
             match rustix::net::recv(&self.gate, &mut report, rustix::net::RecvFlags::empty()) {

@@ -28,7 +28,8 @@ use rustix::io::Errno;
 use crate::init::{INIT_ARGUMENT, MESSAGE_LIMIT_BYTES, Report};
 use crate::range::write_spec;
 use crate::{
-    Cancel, Error, MountSource, Network, Outcome, Process, RungName, Sandbox, Security, Status, Stdio, policy,
+    Cancel, Error, Identities, MountSource, Network, Outcome, Process, RungName, Sandbox, Security, Status,
+    Stdio, policy,
 };
 use cover::Covers;
 
@@ -64,7 +65,7 @@ impl Chroot {
         root: BorrowedFd<'_>,
         stdio: &Stdio,
     ) -> Result<(Child, OwnedFd), Error> {
-        let spec = write_spec(process).map_err(Error::setup("writing down what to run"))?;
+        let spec = write_spec(process, Identities::Real).map_err(Error::setup("writing down what to run"))?;
         let (control, theirs) = socket::pair().map_err(Error::setup("making a socket"))?;
         let program = Program {
             executable: self.executable.as_fd(),
@@ -196,7 +197,7 @@ fn watch(
                     Some((bytes, _)) => {
                         let report = serde_json::from_slice(&bytes).map_err(io::Error::from);
                         match report.map_err(Error::setup(watching))? {
-                            Report::Ready { .. } => {}
+                            Report::Filtered { .. } | Report::Ready => {}
                             Report::Failed(error) => failure = Some(Error::from(error)),
                             Report::Ended(status) => ended = Some(status),
                         }

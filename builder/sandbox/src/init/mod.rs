@@ -2,7 +2,7 @@
 //!
 //! It is this binary again, single-threaded, in new namespaces whose contents it still has to make. It can read the
 //! specification at [`SPEC`] and talks to [`crate::range`] over [`CONTROL`]: one message in, with the descriptors to mount, and
-//! one out, a [`Report`]. That socket's end without another word means that the command is being executed.
+//! those out that are a [`Report`] each. That socket's end without another word means that the command is being executed.
 
 mod execute;
 mod root;
@@ -16,7 +16,7 @@ use lithify_linux::{capability, network, process, socket};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Network, Process, Security, Status, chroot, policy};
+use crate::{Error, Identities, Network, Process, Security, Status, chroot, emulate, policy};
 
 /// The argument with which this binary is started as the first process of a sandbox; [`init_main`] is to be called then.
 pub const INIT_ARGUMENT: &str = "__init";
@@ -24,14 +24,17 @@ pub const INIT_ARGUMENT: &str = "__init";
 /// The longest message to or from the first process. A hundred paths of mount points fit.
 pub(crate) const MESSAGE_LIMIT_BYTES: usize = 128 << 10;
 
-/// What the first process says, once.
+/// What the first process says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// The command is about to be executed. The listener of the system call filter comes with it.
-    Ready {
+    /// The system call filter stands. Where it has a listener, that and the root folder come with this: from now on calls may
+    /// wait for an answer.
+    Filtered {
         /// What was made in the root tree only to mount on, parents first.
         created: Vec<Vec<u8>>,
     },
+    /// The command is about to be executed.
+    Ready,
     /// It will not be.
     Failed(Failure),
     /// It has ended, and so has all that it started: the keeper's word.
@@ -86,6 +89,7 @@ pub fn init_main() -> ! {
     process::reset_signals();
     let become_step = match std::env::args().nth(2).as_deref() {
         Some(chroot::KEEPER) => std::process::exit(chroot::keeper::main()),
+        Some(emulate::PROBE) => std::process::exit(emulate::probe_main()),
         Some(chroot::PROBE) => std::process::exit(chroot::probe_main()),
         Some(chroot::STEP) => init_in_folder,
         _ => init,
@@ -135,7 +139,7 @@ fn inherited() -> io::Result<(OwnedFd, File)> {
 
 /// The descriptor of the socket to the worker.
 pub(crate) const CONTROL: i32 = 3;
-/// The descriptor of the file with the [`Process`] as JSON.
+/// The descriptor of the file with the [`Process`] and the [`Identities`] as JSON.
 pub(crate) const SPEC: i32 = 4;
 
 fn send(control: BorrowedFd<'_>, report: &Report, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -144,10 +148,10 @@ fn send(control: BorrowedFd<'_>, report: &Report, descriptors: &[BorrowedFd<'_>]
 }
 
 /// Reads what to run, and receives the root folder and what is to be mounted.
-fn receive(control: BorrowedFd<'_>, mut spec: File) -> Result<(Process, OwnedFd, Vec<OwnedFd>), Error> {
+fn receive(control: BorrowedFd<'_>, mut spec: File) -> Result<Order, Error> {
     let mut json = vec![];
     spec.read_to_end(&mut json).map_err(Error::setup("reading what to run"))?;
-    let process: Process = serde_json::from_slice(&json)
+    let (process, identities) = serde_json::from_slice(&json)
         .map_err(|error| Error::setup("reading what to run")(io::Error::from(error)))?;
     let message = socket::receive_with_fds(control, MESSAGE_LIMIT_BYTES);
     let (_, mut descriptors) = message
@@ -157,12 +161,20 @@ fn receive(control: BorrowedFd<'_>, mut spec: File) -> Result<(Process, OwnedFd,
         return Err(Error::setup("receiving the mounts")(io::Error::from(io::ErrorKind::InvalidData)));
     }
     let root = descriptors.remove(0);
-    Ok((process, root, descriptors))
+    Ok(Order { process, identities, root, descriptors })
+}
+
+/// What to do.
+struct Order {
+    process: Process,
+    identities: Identities,
+    root: OwnedFd,
+    descriptors: Vec<OwnedFd>,
 }
 
 /// The rung `chroot`: a step's process in a folder that is ready for it.
 fn init_in_folder(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::Infallible, Stop> {
-    let (process, root, _) = receive(control, spec)?;
+    let Order { process, identities, root, .. } = receive(control, spec)?;
     let enter = || -> rustix::io::Result<()> {
         rustix::process::fchdir(&root)?;
         rustix::process::chroot(c".")?;
@@ -172,9 +184,9 @@ fn init_in_folder(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::I
     execute::set_limits(&process.ulimits)?;
     let permitted =
         rustix::thread::capabilities(None).map_err(Error::setup("reading the capabilities"))?.permitted;
-    become_user(&process, permitted.intersection(policy::CAPABILITIES))?;
+    become_user(&process, identities, permitted.intersection(policy::CAPABILITIES))?;
     let command = execute::find(&process);
-    send(control, &Report::Ready { created: vec![] }, &[]).map_err(Error::setup("reporting"))?;
+    send(control, &Report::Ready, &[]).map_err(Error::setup("reporting"))?;
     let (code, message) = match command {
         Ok(path) => execute::execute(&path, &process),
         Err(failure) => failure,
@@ -183,23 +195,41 @@ fn init_in_folder(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::I
 }
 
 fn init(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::Infallible, Stop> {
-    let (process, root, descriptors) = receive(control, spec)?;
+    let Order { process, identities, root, descriptors } = receive(control, spec)?;
     rustix::process::umask(rustix::fs::Mode::empty());
     if process.network != Network::Host {
         network::bring_loopback_up().map_err(Error::setup("bringing the loopback interface up"))?;
     }
-    let created = root::build(&process, root, descriptors)?;
+    let created = root::build(&process, identities, root, descriptors)?;
     rustix::system::sethostname(process.hostname.as_bytes())
         .map_err(Error::setup("setting the host's name"))?;
     execute::set_limits(&process.ulimits)?;
 
+    let kept = match process.security {
+        Security::Sandbox => policy::CAPABILITIES,
+        Security::Insecure => capability::Capabilities::all(),
+    };
+    if process.security == Security::Sandbox {
+        capability::bound(kept).map_err(Error::setup("limiting the capabilities"))?;
+    }
+
     // Before the right to install it goes, and after the last call that it refuses.
-    let filter = policy::filter(process.security).compile();
-    let listener = filter.install().map_err(Error::setup("installing the system call filter"))?;
-    give_up_privilege(&process)?;
+    let filter = policy::filter(process.security, identities, process.has_special).compile();
+    let install = || -> io::Result<()> {
+        // Afterwards, to open something may wait for an answer.
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, rustix::fs::Mode::empty())?;
+        let report = Report::Filtered { created };
+        if identities == Identities::Pretended {
+            filter.install_alone()?;
+            return send(control, &report, &[]);
+        }
+        send(control, &report, &[filter.install()?.as_fd(), root.as_fd()])
+    };
+    install().map_err(Error::setup("installing the system call filter"))?;
+    become_user(&process, identities, kept)?;
     let command = execute::find(&process);
-    send(control, &Report::Ready { created }, &[listener.as_fd()]).map_err(Error::setup("reporting"))?;
-    drop(listener);
+    send(control, &Report::Ready, &[]).map_err(Error::setup("reporting"))?;
     let (code, message) = match command {
         Ok(path) => execute::execute(&path, &process),
         Err(failure) => failure,
@@ -208,21 +238,31 @@ fn init(control: BorrowedFd<'_>, spec: File) -> Result<std::convert::Infallible,
 }
 
 /// Becomes the process's user, with no more capabilities than it is to have, in its working folder.
-fn give_up_privilege(process: &Process) -> Result<(), Error> {
-    let kept = match process.security {
-        Security::Sandbox => policy::CAPABILITIES,
-        Security::Insecure => capability::Capabilities::all(),
-    };
-    if process.security == Security::Sandbox {
-        capability::bound(kept).map_err(Error::setup("limiting the capabilities"))?;
-    }
-    become_user(process, kept)
-}
-
-fn become_user(process: &Process, kept: capability::Capabilities) -> Result<(), Error> {
+fn become_user(
+    process: &Process,
+    identities: Identities,
+    kept: capability::Capabilities,
+) -> Result<(), Error> {
     // With root's rights where they suffice, as runc does it; else with the user's.
     let entered = rustix::process::chdir(&process.cwd);
 
+    if identities == Identities::Real {
+        take_identity(process)?;
+    }
+    // Where it only seems to be another, it stays root, whom execution leaves what is in the bounding set.
+    if process.uid == 0 && process.security == Security::Sandbox && identities != Identities::Emulated {
+        capability::limit(kept).map_err(Error::setup("limiting the capabilities"))?;
+    }
+    match entered {
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => rustix::process::chdir(&process.cwd),
+        other => other,
+    }
+    .map_err(|error| Error::WorkingFolder { path: process.cwd.clone(), source: error.into() })?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask));
+    Ok(())
+}
+
+fn take_identity(process: &Process) -> Result<(), Error> {
     own_output(process.uid);
     let groups: Vec<_> = process.groups.iter().copied().map(rustix::process::Gid::from_raw).collect();
     let identity = || -> rustix::io::Result<()> {
@@ -233,17 +273,7 @@ fn become_user(process: &Process, kept: capability::Capabilities) -> Result<(), 
         set_thread_res_uid(uid, uid, uid)
     };
     let what = format!("becoming user {} and group {}", process.uid, process.gid);
-    identity().map_err(Error::setup(&what))?;
-    if process.uid == 0 && process.security == Security::Sandbox {
-        capability::limit(kept).map_err(Error::setup("limiting the capabilities"))?;
-    }
-    match entered {
-        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => rustix::process::chdir(&process.cwd),
-        other => other,
-    }
-    .map_err(|error| Error::WorkingFolder { path: process.cwd.clone(), source: error.into() })?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask));
-    Ok(())
+    identity().map_err(Error::setup(&what))
 }
 
 /// Lets the user open `/dev/stdout` and `/dev/stderr`, as runc does. Where the pipe belongs to an id outside, it cannot be.

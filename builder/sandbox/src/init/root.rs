@@ -5,11 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lithify_linux::mount::{self, Attributes, Below};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use lithify_linux::owner::Owners;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::target::{self, Kind};
-use crate::{Error, MountSource, MountSpec, Network, Process, Security, policy};
+use crate::{Error, Identities, MountSource, MountSpec, Network, Process, Security, policy};
 
 const NO_SETUID_DEVICES: Attributes = Attributes::MOUNT_ATTR_NOSUID.union(Attributes::MOUNT_ATTR_NODEV);
 const PLAIN: Attributes = NO_SETUID_DEVICES.union(Attributes::MOUNT_ATTR_NOEXEC);
@@ -30,11 +31,12 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
 /// the working folder. Returns what was made in the tree only to be mounted on, parents first.
 pub(super) fn build(
     process: &Process,
+    identities: Identities,
     root: OwnedFd,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Vec<Vec<u8>>, Error> {
     mount::attach_at(&root, CWD, c"/").map_err(Error::setup("attaching the root tree"))?;
-    let mut builder = Builder { process, root, created: vec![], scratch: None };
+    let mut builder = Builder { process, identities, root, created: vec![], scratch: None };
     builder.proc().map_err(builder.failed("/proc"))?;
     // Before /dev, whose place it takes meanwhile.
     builder.scratch().map_err(builder.failed("/dev"))?;
@@ -53,6 +55,7 @@ pub(super) fn build(
 
 struct Builder<'a> {
     process: &'a Process,
+    identities: Identities,
     root: OwnedFd,
     created: Vec<Vec<u8>>,
     /// A file system in memory, out of which single files and folders are bound.
@@ -183,10 +186,11 @@ impl Builder<'_> {
         let shm_size = self.process.shm_size_bytes.to_string();
         let shm = [("mode", Some("1777")), ("size", Some(shm_size.as_str()))];
         // Group 5 is tty wherever there are groups; devpts wants it for grantpt(3).
-        let pts = [("gid", Some("5")), ("mode", Some("0620")), ("ptmxmode", Some("0666"))];
+        let pts = [("mode", Some("0620")), ("ptmxmode", Some("0666")), ("gid", Some("5"))];
+        let pts = if self.identities == Identities::Real { &pts[..] } else { &pts[..2] };
         let no_exec = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
         for (name, kind, options, attributes) in [
-            (c"pts", "devpts", &pts[..], no_exec),
+            (c"pts", "devpts", pts, no_exec),
             (c"shm", "tmpfs", &shm[..], PLAIN),
             (c"mqueue", "mqueue", &[], PLAIN),
         ] {
@@ -213,10 +217,19 @@ impl Builder<'_> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(scratch, &name, flags, Mode::from_raw_mode(mode))?;
         if (uid, gid) != (0, 0) {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            self.give(&file, uid, gid)?;
         }
         io::Write::write_all(&mut std::fs::File::from(file), bytes)?;
         self.bind_scratch(&name)
+    }
+
+    fn give(&self, file: &OwnedFd, uid: u32, gid: u32) -> rustix::io::Result<()> {
+        let owners = if self.identities == Identities::Real { Owners::Real } else { Owners::Recorded };
+        match owners.give(file.as_fd(), uid, gid) {
+            // Before Linux 6.6, files in memory cannot carry the record; the owner of what is mounted here is in no layer.
+            Err(Errno::NOTSUP) if owners == Owners::Recorded => Ok(()),
+            other => other,
+        }
     }
 
     fn mount(

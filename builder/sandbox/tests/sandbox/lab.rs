@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use lithify_linux::{mount, process, socket, tree};
 use lithify_sandbox::{
-    Cancel, IdMap, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Place, Process, Range, Sandbox, Status,
-    Stdio, WorkerProcess, probe_range, spawn_worker,
+    Cancel, IdMap, Identities, MountSource, MountSpec, NODE_ATTRIBUTE, Outcome, Place, Process, Range,
+    Sandbox, Status, Stdio, WorkerProcess, probe_range, spawn_worker,
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -145,7 +145,7 @@ pub(crate) fn parent(script: &str) -> ExitCode {
 
 pub(crate) fn worker(folder: &str) -> ExitCode {
     let control = process::inherited_descriptor(3).expect("the socket");
-    let sandbox = Range::new().expect("a sandbox");
+    let sandbox = Range::new(Identities::Real).expect("a sandbox");
     let folder = PathBuf::from(folder);
     while let Some((bytes, passed)) = socket::receive_with_fds(&control, LIMIT_BYTES).expect("received") {
         let request: Request = serde_json::from_slice(&bytes).expect("JSON");
@@ -224,7 +224,7 @@ fn run_here(sandbox: &Range, request: &Request, folder: &Path, stdout: Option<Bo
     let err = std::thread::spawn(move || read_all(err_read, None));
     let mounts: Vec<OwnedFd> = mounts.collect();
     let started = Instant::now();
-    let stdio = Stdio { stdout: out_write, stderr: err_write };
+    let stdio = Stdio { stdout: out_write, stderr: err_write, cgroups: vec![] };
     let outcome = sandbox.run(&request.process, root, mounts, stdio, &cancel);
     let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
     let answer = Answer {

@@ -361,7 +361,7 @@ fn old_kernels_mount_by_text() {
         return;
     }
     let trees = Trees::new();
-    let overlay = Overlay::open(trees.folder.as_fd()).unwrap();
+    let overlay = Overlay::open(trees.folder.as_fd(), Owners::Real).unwrap();
     let (made, root) = base(&overlay, "mkdir d; echo x > d/f");
     let mut chain = vec![root];
     for _ in 0..120 {

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 
+use lithify_linux::owner::Owners;
 use lithify_linux::tree;
 use lithify_oci::layer::{Catalogue, Compression, Layer, LayerWriter, Times, Written};
 use lithify_oci::{Content, Digest, Entry, EntryKind, TreePath};
@@ -38,8 +39,8 @@ impl Trees {
 
     fn snapshots(&self, kind: &str) -> Box<dyn Snapshots> {
         match kind {
-            "overlay" => Box::new(Overlay::open(self.folder.as_fd()).unwrap()),
-            _ => Box::new(Copy::open(self.folder.as_fd()).unwrap()),
+            "overlay" => Box::new(Overlay::open(self.folder.as_fd(), Owners::Real).unwrap()),
+            _ => Box::new(Copy::open(self.folder.as_fd(), Owners::Real).unwrap()),
         }
     }
 }
@@ -51,7 +52,7 @@ fn kinds(test: &str) -> Vec<&'static str> {
         return vec![];
     }
     let trees = Trees::new();
-    match Overlay::open(trees.folder.as_fd()).and_then(|overlay| overlay.probe()) {
+    match Overlay::open(trees.folder.as_fd(), Owners::Real).and_then(|overlay| overlay.probe()) {
         Ok(()) => vec!["overlay", "copy"],
         Err(error) => {
             skipped(test, &format!("with overlay: {error}"));
@@ -108,7 +109,7 @@ fn dump(root: BorrowedFd<'_>) -> Vec<String> {
     let root = node::open_folder(root, b"").unwrap();
     tree::walk::<io::Error>(&root, &mut |visit| {
         let at = path(visit.path);
-        let Some(mut node) = node::read(visit.directory, visit.name.to_bytes(), &at)? else {
+        let Some(mut node) = node::read(Owners::Real, visit.directory, visit.name.to_bytes(), &at)? else {
             lines.push(format!("{at} socket"));
             return Ok(tree::Descend::Yes);
         };

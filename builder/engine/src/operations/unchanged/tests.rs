@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lithify_files::arrange::{Part, Rules, arrange};
 use lithify_files::dest::Destination;
-use lithify_files::select::{Options, select};
+use lithify_files::select::{Options, TreeKind, select};
 use lithify_oci::FileDigest;
 use lithify_oci::layer::Catalogue;
 
@@ -22,7 +22,7 @@ fn check(sent: Option<&str>, now: Option<&str>, unchanged: bool) {
     fs::write(folder.path().join("file"), "old").expect("file");
     let root = File::open(folder.path()).expect("folder").into();
     let source = Arc::new(FileSource { root, path: None, ignore: None, temporary: None });
-    let options = Options { ignore: None, exclude: None, parents: false, context: true };
+    let options = Options { ignore: None, exclude: None, parents: false, tree: TreeKind::Context };
     let matches = select(source.root.as_fd(), b"file", &options).expect("a match");
     let mut digests = FileDigests::of(&matches);
     digests.set(0, 0, FileDigest::of("old"));
