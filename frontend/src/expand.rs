@@ -252,6 +252,8 @@ impl Run<'_> {
                             }
                             result.extend(self.next());
                         }
+                        // BuildKit doubles it where escapes stay, so that a pattern takes it literally.
+                        Some(_) if keep_escapes => result.extend([c, c]),
                         Some(_) => result.push(c),
                         None => {}
                     }

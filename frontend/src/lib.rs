@@ -10,6 +10,7 @@
 mod csv;
 mod diagnostic;
 mod directive;
+mod epoch;
 mod expand;
 mod flags;
 mod globals;
@@ -36,6 +37,7 @@ mod words;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use directive::Directive;
+pub use epoch::{Epoch, source_date_epoch};
 pub use flags::Flag;
 pub use heredoc::Heredoc;
 pub use instruction::{
@@ -44,8 +46,7 @@ pub use instruction::{
 pub use lint::{Check, InvalidCheck, LintReport, Rule, Sarif, Warning, lint};
 pub use options::{Ignored, ImageRequest, NamedContext, Options, Plan, ResolvedImage};
 pub use outline::{
-    Outline, OutlineArg, OutlineSecret, OutlineSsh, PlanOutline, TargetInfo, Targets, outline,
-    source_date_epoch, targets,
+    Outline, OutlineArg, OutlineSecret, OutlineSsh, PlanOutline, TargetInfo, Targets, outline, targets,
 };
 pub use parse::parse;
 pub use plan::plan;

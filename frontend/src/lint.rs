@@ -2,6 +2,7 @@
 
 mod config;
 pub(crate) mod from;
+mod notes;
 mod report;
 mod rules;
 pub(crate) mod text;
@@ -12,6 +13,7 @@ use lithify_graph::Span;
 
 pub use config::InvalidCheck;
 pub(crate) use config::{CheckConfig, from_comments, parse_bool};
+pub(crate) use notes::notes;
 pub(crate) use report::location;
 pub use report::{LintReport, Sarif};
 pub use rules::Rule;
@@ -98,10 +100,11 @@ impl Linter {
 
     /// The error that `error=true` makes of warnings.
     pub(crate) fn error(&self) -> Option<Diagnostic> {
-        if !self.config.error || self.warnings.is_empty() {
+        let counted = self.warnings.iter().filter(|warning| !warning.rule.is_note());
+        let mut names: Vec<&str> = counted.map(|warning| warning.rule.name()).collect();
+        if !self.config.error || names.is_empty() {
             return None;
         }
-        let mut names: Vec<&str> = self.warnings.iter().map(|warning| warning.rule.name()).collect();
         names.sort_unstable();
         names.dedup();
         Some(Diagnostic::general(format!("lint violation found for rules: {}", names.join(", "))))

@@ -7,7 +7,7 @@ mod copy;
 mod history;
 mod mounts;
 mod ports;
-mod remote;
+pub(crate) mod remote;
 mod run;
 mod signal;
 mod stage;

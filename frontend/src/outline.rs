@@ -300,18 +300,6 @@ impl Targets {
     }
 }
 
-/// SOURCE_DATE_EPOCH as a build argument or global ARG sets it; `None` when it is unset or empty.
-pub fn source_date_epoch(source: &Source, options: &Options) -> Option<String> {
-    let (dockerfile, _) = parse(source);
-    let last = dockerfile.stages().last().and_then(|stage| stage.name().map(str::to_owned));
-    let automatic = crate::globals::automatic(options, last.as_deref());
-    let globals =
-        crate::globals::globals(&dockerfile, automatic, |name| options.build_arg(name), &mut vec![]);
-    let given = options.build_arg("SOURCE_DATE_EPOCH").map(str::to_owned);
-    let value = given.or_else(|| globals.declared.get("SOURCE_DATE_EPOCH").map(|arg| arg.value.clone()));
-    value.filter(|value| !value.is_empty())
-}
-
 fn set(entry: &mut Value, key: &str, value: Option<&str>) {
     if let Some(value) = value.filter(|value| !value.is_empty()) {
         entry[key] = json!(value);

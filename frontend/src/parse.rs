@@ -115,8 +115,10 @@ impl<'a> Parser<'a> {
             Request { logical: &logical, heredocs: &heredocs, comments: &comments, escape: self.escape };
         let before = self.problems.len();
         let (flags, kind) = keyword::parse(&request, &mut self.problems);
-        if logical.invalid_utf8 && !matches!(kind, Kind::Label(_) | Kind::Maintainer(_)) {
-            self.problems.push(Diagnostic::at(span, "this instruction is not valid UTF-8"));
+        if logical.invalid_utf8 && matches!(&kind, Kind::Run(run) if !run.command.json) {
+            let message =
+                "this command is not valid UTF-8, and what it would do with other bytes is not known";
+            self.problems.push(Diagnostic::at(span, message).help("save the Dockerfile as UTF-8"));
         }
         let kind = if self.problems.len() > before { Kind::Invalid } else { kind };
         Some(Instruction {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::instruction::Dockerfile;
-use crate::lint::{CheckConfig, LintReport, Linter, Rule, Warning};
+use crate::lint::{self, CheckConfig, LintReport, Linter, Rule, Warning};
 use crate::lower::Lowering;
 use crate::options::{ImageRequest, Options, Plan, ResolvedImage};
 use crate::outline::{self, Outline};
@@ -48,6 +48,7 @@ pub fn plan(
     errors.extend(linter.error());
     match graph.filter(|_| errors.is_empty()) {
         Some(graph) => {
+            lint::notes(&mut linter, &dockerfile, options);
             let mut warnings = linter.warnings;
             warnings.sort_by_key(|warning| warning.lines.0);
             warnings.extend(syntax_note(source, &dockerfile));
@@ -78,6 +79,7 @@ pub(crate) fn check(
             errors.append(&mut lowering.problems);
         }
     }
+    lint::notes(&mut linter, &dockerfile, options);
     let error_on_warnings = linter.is_error();
     Err(LintReport::new(source, linter.warnings, in_order(errors).0, error_on_warnings))
 }

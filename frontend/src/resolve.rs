@@ -2,6 +2,8 @@
 
 mod reach;
 
+pub(crate) use reach::trigger;
+
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 

@@ -100,21 +100,31 @@ pub struct Word {
 pub(crate) struct Joined {
     /// The text.
     pub(crate) text: String,
-    /// `(offset in text, offset in source)` of each physical line's part, ascending.
+    /// `(offset in text, offset in source)` of each part that stands in the source as it does in the text, ascending.
     pieces: Vec<(usize, usize)>,
 }
 
 impl Joined {
-    /// Appends a part that stands at `source` in the source. `bytes` should be UTF-8; what is not is replaced.
+    /// Appends a part that stands at `source` in the source. What is not UTF-8 is replaced.
     pub(crate) fn push(&mut self, bytes: &[u8], source: usize) {
-        self.pieces.push((self.text.len(), source));
-        self.text.push_str(&String::from_utf8_lossy(bytes));
+        let mut at = source;
+        self.pieces.push((self.text.len(), at));
+        for chunk in bytes.utf8_chunks() {
+            self.text.push_str(chunk.valid());
+            at += chunk.valid().len();
+            if !chunk.invalid().is_empty() {
+                self.pieces.push((self.text.len(), at));
+                self.text.push(char::REPLACEMENT_CHARACTER);
+                at += chunk.invalid().len();
+                self.pieces.push((self.text.len(), at));
+            }
+        }
     }
 
     /// Where a range of the text (in bytes) stands in the source.
     pub(crate) fn span(&self, start: usize, end: usize) -> Span {
         let first = self.at(start);
-        let last = if end > start { self.at(end - 1) + 1 } else { first };
+        let last = if end > start { self.behind(end) } else { first };
         Span { start: first, end: last.max(first) }
     }
 
@@ -128,6 +138,18 @@ impl Joined {
         match self.pieces.get(index.wrapping_sub(1)) {
             Some((text, source)) => source + (offset - text),
             None => 0,
+        }
+    }
+
+    /// Where the text in front of `offset` ends in the source.
+    fn behind(&self, offset: usize) -> usize {
+        let index = self.pieces.partition_point(|(text, _)| *text < offset);
+        let Some((text, source)) = self.pieces.get(index.wrapping_sub(1)) else { return 0 };
+        let end = source + (offset - text);
+        // What was replaced is longer in the text than in the source.
+        match self.pieces.get(index) {
+            Some((next, source)) if *next == offset => end.min(*source),
+            _ => end,
         }
     }
 }

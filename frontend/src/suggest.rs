@@ -1,6 +1,7 @@
 //! "Did you mean": the nearest of some options.
 
-/// The option nearest to `wrong`, if it is at most two edits away; none when `wrong` is itself an option.
+/// The option nearest to `wrong`, if it is at most two edits away; none when `wrong` is itself an option. Of several the
+/// first in the alphabet, so that the order of the options does not matter.
 pub(crate) fn nearest<'a>(wrong: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const MAX_EDITS: usize = 2;
     let mut best: Option<(usize, &str)> = None;
@@ -8,12 +9,13 @@ pub(crate) fn nearest<'a>(wrong: &str, options: impl IntoIterator<Item = &'a str
         if option == wrong {
             return None;
         }
-        let limit = best.map_or(MAX_EDITS, |(distance, _)| distance.saturating_sub(1));
+        let limit = best.map_or(MAX_EDITS, |(distance, _)| distance);
         if wrong.len().abs_diff(option.len()) > limit * 4 {
             continue;
         }
         let distance = edits(wrong, option);
-        if distance <= limit && distance < wrong.chars().count().max(2) {
+        let is_better = best.is_none_or(|best| (distance, option) < best);
+        if distance <= limit && is_better && distance < wrong.chars().count().max(2) {
             best = Some((distance, option));
         }
     }

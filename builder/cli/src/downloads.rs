@@ -108,6 +108,17 @@ impl<'a> Outside<'a> {
         keep_git_dir: bool,
         checksum: Option<&str>,
     ) -> Result<FileSource, SourceError> {
+        self.git_with_date(url, is_context, keep_git_dir, checksum).map(|(source, _)| source)
+    }
+
+    /// The same, and when the commit was made, in seconds since 1970.
+    pub(crate) fn git_with_date(
+        &self,
+        url: &str,
+        is_context: bool,
+        keep_git_dir: bool,
+        checksum: Option<&str>,
+    ) -> Result<(FileSource, u64), SourceError> {
         let mut parsed = git_url(url, is_context)?;
         if let Some(commit) = self.lock.git(&shown(url))? {
             (parsed.checksum, parsed.fetch_by_commit) = (Some(commit), Some(true));
@@ -123,7 +134,7 @@ impl<'a> Outside<'a> {
         let mut source = open_folder(&checkout.folder, Default::default())?;
         source.path = None;
         source.temporary = empty.temporary;
-        Ok(source)
+        Ok((source, checkout.committed_unix_seconds))
     }
 
     /// Downloads a file into the store, or finds it there: the server is asked only whether it is still the same, and where

@@ -47,9 +47,9 @@ impl Run<'_> {
     /// `${v#p}`, `${v##p}`, `${v%p}`, `${v%%p}`.
     pub(super) fn trim(&mut self, start: usize, name: &str, c: char) -> Result<String, ExpandError> {
         let word = self.word(start, '}', true)?;
-        let Some(value) = self.lookup(name) else {
-            let kept = format!("${{{name}{c}{word}}}");
-            return Ok(if self.lexer.keep_unset { kept } else { String::new() });
+        let value = match self.lookup(name) {
+            None if self.lexer.keep_unset => return Ok(format!("${{{name}{c}{word}}}")),
+            value => value.unwrap_or_default(),
         };
         let (pattern, longest) = match word.strip_prefix(c) {
             Some(pattern) => (pattern, true),
@@ -72,9 +72,10 @@ impl Run<'_> {
         }
         let pattern = self.word(start, '/', true)?;
         let replacement = self.word(start, '}', true)?;
-        let Some(value) = self.lookup(name) else {
-            let kept = format!("${{{name}/{pattern}/{replacement}}}");
-            return Ok(if self.lexer.keep_unset { kept } else { String::new() });
+        // A pattern may match nothing, too: what is not set can become something.
+        let value = match self.lookup(name) {
+            None if self.lexer.keep_unset => return Ok(format!("${{{name}/{pattern}/{replacement}}}")),
+            value => value.unwrap_or_default(),
         };
         let parsed = Pattern::parse(&pattern).and_then(|parsed| match every {
             true => parsed.replace_all(&value, &replacement, MAX_RESULT_BYTES),

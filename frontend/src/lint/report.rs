@@ -44,7 +44,6 @@ impl LintReport {
         errors: Vec<Diagnostic>,
         error_on_warnings: bool,
     ) -> Self {
-        warnings.retain(|warning| warning.rule != Rule::SyntaxIgnored);
         warnings.sort_by_key(|warning| warning.lines.0);
         LintReport { source: source.clone(), warnings, errors, error_on_warnings }
     }

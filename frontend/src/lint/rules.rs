@@ -49,11 +49,17 @@ pub enum Rule {
     ExposeInvalidFormat,
     /// A note, no rule of BuildKit's: `# syntax=` names a frontend that is not used.
     SyntaxIgnored,
+    /// A note: a flag that this instruction does not look at.
+    FlagIgnored,
+    /// A note: an ONBUILD trigger that will fail when the image is built upon.
+    InvalidTrigger,
+    /// A note: a stage hides a named context.
+    ContextHidden,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 23] = [
+    pub const ALL: [Rule; 26] = [
         Rule::StageNameCasing,
         Rule::FromAsCasing,
         Rule::NoEmptyContinuation,
@@ -77,6 +83,9 @@ impl Rule {
         Rule::ExposeProtoCasing,
         Rule::ExposeInvalidFormat,
         Rule::SyntaxIgnored,
+        Rule::FlagIgnored,
+        Rule::InvalidTrigger,
+        Rule::ContextHidden,
     ];
 
     /// The name, as in `# check=skip=<name>`.
@@ -92,7 +101,8 @@ impl Rule {
     /// Where BuildKit's documentation tells of it; none for rules that have no page.
     pub fn url(self) -> Option<String> {
         let name = match self {
-            Rule::InvalidBaseImagePlatform | Rule::SyntaxIgnored => return None,
+            Rule::InvalidBaseImagePlatform => return None,
+            note if note.is_note() => return None,
             Rule::JsonArgsRecommended => "json-args-recommended".to_owned(),
             _ => kebab_case(self.name()),
         };
@@ -102,6 +112,11 @@ impl Rule {
     /// Whether it only counts when asked for with `experimental=`.
     pub fn is_experimental(self) -> bool {
         self == Rule::InvalidDefinitionDescription
+    }
+
+    /// Whether it is a note of this program's, which fails no build and is no rule of BuildKit's.
+    pub fn is_note(self) -> bool {
+        matches!(self, Rule::SyntaxIgnored | Rule::FlagIgnored | Rule::InvalidTrigger | Rule::ContextHidden)
     }
 
     fn about(self) -> (&'static str, &'static str) {
@@ -181,6 +196,14 @@ impl Rule {
             Rule::SyntaxIgnored => {
                 ("SyntaxIgnored", "The Dockerfile language is built in, no frontend image is used")
             }
+            Rule::FlagIgnored => {
+                ("FlagIgnored", "A flag that the instruction does not look at has no effect")
+            }
+            Rule::InvalidTrigger => (
+                "InvalidTrigger",
+                "An ONBUILD trigger that is not understood fails builds that start from the image",
+            ),
+            Rule::ContextHidden => ("ContextHidden", "A stage hides a named context of the same name"),
         }
     }
 }

@@ -118,6 +118,10 @@ impl<'a> Lowering<'a> {
         if self.early && self.unset {
             self.problems.truncate(before);
         }
+        if triggered {
+            // The words of a trigger stand in no file: FROM is where it comes from.
+            self.problems[before..].iter_mut().for_each(|problem| problem.span = Some(instruction.span));
+        }
     }
 
     fn lower(&mut self, work: &mut Work<'a>, instruction: &'a Instruction, triggered: bool) {

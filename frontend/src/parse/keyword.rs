@@ -62,10 +62,24 @@ fn parse_rest(whole: Rest<'_>, request: &Request<'_>, problems: &mut Vec<Diagnos
         });
         return (written, Kind::Invalid);
     }
-    let flags = Flags::check(written.clone(), flags_of(&upper), problems);
+    let flags = match ignores_flags(&upper, rest.text()) {
+        true => Flags::check(vec![], flags_of(&upper), problems),
+        false => Flags::check(written.clone(), flags_of(&upper), problems),
+    };
     let mut arguments = Arguments { keyword: name, rest, request, flags, problems };
     let kind = arguments.parse(&upper);
     (written, kind.unwrap_or(Kind::Invalid))
+}
+
+/// Whether BuildKit never looks at the flags of this instruction, so that any are taken, and none does anything.
+fn ignores_flags(keyword: &str, arguments: &str) -> bool {
+    match keyword {
+        "ARG" | "STOPSIGNAL" => true,
+        "HEALTHCHECK" => {
+            arguments.split_whitespace().next().is_some_and(|kind| kind.eq_ignore_ascii_case("NONE"))
+        }
+        _ => false,
+    }
 }
 
 fn flags_of(keyword: &str) -> &'static [(&'static str, FlagKind)] {
@@ -167,7 +181,7 @@ impl Arguments<'_, '_> {
             }
             _ => {}
         }
-        parse_rest(self.rest, self.request, self.problems);
+        // Whether it can be understood shows when the image is built upon; until then there is a note.
         let mut text = self.rest.line.text[self.rest.start..].to_owned();
         for heredoc in self.request.heredocs {
             text = format!("{text}\n{}{}", String::from_utf8_lossy(&heredoc.body), heredoc.name);

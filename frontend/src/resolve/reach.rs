@@ -9,7 +9,7 @@ use crate::instruction::{Instruction, Kind};
 use crate::options::ImageRequest;
 use crate::parse::parse;
 use crate::resolve::{Origin, Resolver, StageNode};
-use crate::source::Source;
+use crate::source::{Source, Word};
 
 impl<'a> Resolver<'a> {
     /// Marks what the roots need, asks for the images on the way, and puts triggers in their place.
@@ -29,13 +29,12 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             let node = &nodes[number];
-            let origins: Vec<_> = node
-                .triggers
-                .iter()
-                .map(AsRef::as_ref)
-                .chain(node.stage.body)
-                .flat_map(|it| self.origins(it, nodes, number))
-                .collect();
+            // The words of a trigger stand in no file: FROM is where it comes from.
+            let from = node.stage.instruction.span;
+            let triggers = node.triggers.iter().flat_map(|it| self.origins(it, nodes, number));
+            let triggers = triggers.map(|(word, origin)| (Word { span: from, ..word }, origin));
+            let body = node.stage.body.iter().flat_map(|it| self.origins(it, nodes, number));
+            let origins: Vec<_> = triggers.chain(body).collect();
             for (word, origin) in origins {
                 match origin {
                     Ok(Origin::Stage(stage)) if stage < number => open.push(stage),
@@ -86,23 +85,32 @@ impl<'a> Resolver<'a> {
     }
 
     fn trigger(&mut self, text: &str, from: &Instruction) -> Option<Cow<'a, Instruction>> {
-        let (parsed, errors) = parse(&Source::new("ONBUILD", text));
-        let mut problem = errors.into_iter().next().map(|error| error.message);
-        let mut instructions = parsed.instructions;
-        if problem.is_none() && instructions.len() != 1 {
-            problem = Some("onbuild trigger should be a single expression".into());
-        }
-        if instructions.iter().any(|it| matches!(it.kind, Kind::From(_))) {
-            problem = Some("FROM isn't allowed as an ONBUILD trigger".into());
-        }
-        if let Some(problem) = problem {
-            let message = format!("{problem}, in the ONBUILD trigger of the base: {text}");
-            self.problems.push(Diagnostic::at(from.span, message));
-            return None;
-        }
-        let mut instruction = instructions.pop()?;
+        let mut instruction = match trigger(text) {
+            Ok(instruction) => instruction,
+            Err(problem) => {
+                let message = format!("{problem}, in the ONBUILD trigger of the base: {text}");
+                self.problems.push(Diagnostic::at(from.span, message));
+                return None;
+            }
+        };
         instruction.span = from.span;
         instruction.lines = from.lines;
         Some(Cow::Owned(instruction))
+    }
+}
+
+/// The instruction that a trigger stored with ONBUILD is; the error says why it is none.
+pub(crate) fn trigger(text: &str) -> Result<Instruction, String> {
+    let (parsed, errors) = parse(&Source::new("ONBUILD", text));
+    if let Some(error) = errors.into_iter().next() {
+        return Err(error.to_string());
+    }
+    let mut instructions = parsed.instructions;
+    match instructions.pop() {
+        Some(instruction) if matches!(instruction.kind, Kind::From(_)) => {
+            Err("FROM isn't allowed as an ONBUILD trigger".into())
+        }
+        Some(instruction) if instructions.is_empty() => Ok(instruction),
+        _ => Err("onbuild trigger should be a single expression".into()),
     }
 }

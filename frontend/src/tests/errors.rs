@@ -23,7 +23,7 @@ fn errors_point_at_the_words() {
     check("FROM a\nCOPY --link=maybe a b", "--link=maybe", "expecting boolean value for flag --link", None);
     check("FROM a\nCOPY --link= a b", "--link=", "missing a value on flag: --link", None);
     check("FROM a\nCOPY --from a b", "--from", "missing a value on flag: --from", None);
-    check("FROM a\nARG --x y", "--x", "unknown flag: --x", None);
+    check("FROM a\nENV --x y=1", "--x", "unknown flag: --x", None);
     check("FROM a b", "a b", "FROM requires either one or three arguments", None);
     check("FROM a IN b", "IN", "FROM requires either one or three arguments", None);
     check("FROM scratch AS 1st", "1st", "invalid name for build stage: \"1st\"", None);
@@ -101,7 +101,6 @@ fn errors_point_at_the_words() {
     );
     check("RUN x\nFROM a", "RUN", "must come after FROM", None);
     check("FROM a\nONBUILD FROM b", "FROM", "FROM isn't allowed as an ONBUILD trigger", None);
-    check("FROM a\nONBUILD RUM b", "RUM", "unknown instruction: RUM", Some("did you mean RUN?"));
     check("FROM a\nCOPY <<a/b /x\na/b\n", "<<a/b", "cannot hold a slash", None);
     check("FROM a\nCOPY a <<x\nx\n", "<<x", "cannot accept a heredoc as a destination", None);
     check("# escape=x\nFROM a", "x", "invalid escape token 'x'", None);
@@ -160,4 +159,58 @@ fn rendering_cuts_long_lines_and_control_characters() {
     let (_, found) = parse(&source);
     let text = render(&source, &found[0], false);
     assert!(!text.contains('\x1b') && text.lines().all(|line| line.chars().count() < 250), "{text}");
+}
+
+#[test]
+fn bytes_that_are_no_text_count_as_buildkit_counts_them() {
+    let planned =
+        |text: &[u8]| super::plan_on(&super::busybox(), &Source::new("f", text), &Options::default());
+    let accepted: [&[u8]; 7] = [
+        b"# \xe9\nFROM a\nRUN x \\\n# \xe9\n y",
+        b"FROM a\nENV A=\xe9 B=$A",
+        b"FROM a\nLABEL a=\xe9\nMAINTAINER \xe9",
+        b"FROM a\nCMD echo \xe9",
+        b"FROM a\nRUN [\"\xe9\"]",
+        b"FROM a\nCOPY <<E /x\n\xe9\nE",
+        b"FROM a\nWORKDIR /\xe9",
+    ];
+    for text in accepted {
+        assert!(planned(text).is_ok(), "{}", text.escape_ascii());
+    }
+    let (graph, ..) = planned(b"FROM a\nENV A=x\xe9y").unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(graph.target.config.config.env.contains(&"A=x\u{fffd}y".to_owned()));
+    for text in [&b"FROM a\nRUN echo \xe9"[..], b"FROM a\nRUN <<E\n\xe9\nE"] {
+        let errors = planned(text).err().unwrap_or_default();
+        assert!(errors.to_string().contains("not valid UTF-8"), "{errors}");
+    }
+    // Found by fuzzing: what is replaced is longer than what stands in the file.
+    let source = Source::new("f", &b"FROM a\nENTR\x85\x85 tar"[..]);
+    let (_, errors) = parse(&source);
+    assert_eq!(errors[0].span.map(|span| (span.start, span.end)), Some((7, 13)));
+}
+
+#[test]
+fn errors_of_triggers_point_at_from() {
+    // Found by fuzzing: they pointed to where the words stand in the trigger.
+    for trigger in ["COPY --from=$X a b", "RUN --mount=type=x y", "ENV A=\"", "COPY --from=9 a b"] {
+        let text = format!("FROM a AS b\nONBUILD {trigger}\n# FROM b\nFROM b\n");
+        let found = errors(&text, &Options::default());
+        let places: Vec<&str> =
+            found.iter().filter_map(|it| it.span).map(|span| &text[span.start..span.end]).collect();
+        assert_eq!(places, ["FROM b"], "{text}: {found:?}");
+        assert_eq!(found[0].span.map(|span| span.end), Some(text.len() - 1));
+    }
+}
+
+#[test]
+fn suggestions_do_not_depend_on_chance() {
+    // Found by fuzzing: of names that are equally near it was the one that a hash table had first.
+    let text = "FROM a\nARG AB=1 AC=1 AD=1 AE=1 AF=1\nLABEL a=$AX\n";
+    let said = || match super::plan_on(&super::busybox(), &Source::new("f", text), &Options::default()) {
+        Ok((_, warnings, _)) => warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>(),
+        Err(errors) => panic!("{errors}"),
+    };
+    for _ in 0..20 {
+        assert_eq!(said(), ["Usage of undefined variable '$AX' (did you mean $AB?)"]);
+    }
 }

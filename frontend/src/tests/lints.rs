@@ -60,6 +60,28 @@ fn rules() {
 }
 
 #[test]
+fn notes_are_about_what_does_nothing() {
+    check("FROM a\nARG --x y\nARG z\n", &[("FlagIgnored", 2)]);
+    check(
+        "FROM a\nSTOPSIGNAL --x 9\nHEALTHCHECK --retries=1 NONE\n",
+        &[("FlagIgnored", 2), ("FlagIgnored", 3)],
+    );
+    check("FROM a\nHEALTHCHECK --retries=1 CMD [\"x\"]\n", &[]);
+    check(
+        "FROM a\nONBUILD RUM x\nONBUILD RUN x\nONBUILD COPY x\n",
+        &[("InvalidTrigger", 2), ("InvalidTrigger", 4)],
+    );
+    check("# check=error=true\nFROM a\nARG --x y\n", &[("FlagIgnored", 3)]);
+    let planned = |text| super::plan_on(&busybox(), &Source::new("Dockerfile", text), &Options::default());
+    assert!(planned("# check=error=true\nFROM a\nARG --x y\n").is_ok(), "a note fails no build");
+    let used = planned("FROM a AS b\nONBUILD RUM x\nFROM b\n").err().unwrap_or_default();
+    assert!(used.to_string().contains("unknown instruction: RUM"), "{used}");
+    let contexts = [("b".to_owned(), crate::NamedContext::Layout)].into_iter().collect();
+    let found = report("FROM a AS b\n", &Options { contexts, ..Options::default() });
+    assert_eq!(found.warnings[0].rule.name(), "ContextHidden");
+}
+
+#[test]
 fn skipping() {
     check("# check=skip=all\nFROM a AS B\nMAINTAINER x\n", &[]);
     check(
@@ -122,5 +144,5 @@ fn sarif_has_rules_and_regions() {
     assert_eq!(run["results"][0]["ruleId"], "StageNameCasing");
     let region = &run["results"][0]["locations"][0]["physicalLocation"]["region"];
     assert_eq!((&region["startLine"], &region["endColumn"]), (&1.into(), &12.into()));
-    assert_eq!(run["tool"]["driver"]["rules"].as_array().map(Vec::len), Some(22));
+    assert_eq!(run["tool"]["driver"]["rules"].as_array().map(Vec::len), Some(25));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::{Options, PlanOutline, Source, outline, source_date_epoch, targets};
+use crate::{Epoch, Options, PlanOutline, Source, outline, source_date_epoch, targets};
 
 const TEXT: &str = "\
 # BASE the image to build on
@@ -59,13 +59,40 @@ fn targets_are_the_stages() {
 }
 
 #[test]
-fn source_date_epoch_comes_from_arguments() {
-    let epoch = |text: &str, args: &[(&str, &str)]| {
-        let build_args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        source_date_epoch(&Source::new("Dockerfile", text), &Options { build_args, ..Options::default() })
+fn source_date_epoch_is_a_number_or_the_date_of_a_source() {
+    let epoch = |text: &str, given: &str| {
+        let build_args = match given {
+            "-" => vec![],
+            given => vec![("SOURCE_DATE_EPOCH".to_owned(), given.to_owned())],
+        };
+        let contexts = [("lib".to_owned(), crate::NamedContext::Folder)].into_iter().collect();
+        let options = Options { build_args, contexts, ..Options::default() };
+        source_date_epoch(&Source::new("Dockerfile", text), &options).map_err(|errors| errors.to_string())
     };
-    assert_eq!(epoch("FROM scratch", &[]), None);
-    assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch", &[]).as_deref(), Some("5"));
-    assert_eq!(epoch("FROM scratch", &[("SOURCE_DATE_EPOCH", "7")]).as_deref(), Some("7"));
-    assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch", &[("SOURCE_DATE_EPOCH", "")]), None);
+    assert_eq!(epoch("FROM scratch", "-"), Ok(None));
+    assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch", "-"), Ok(Some(Epoch::Seconds(5))));
+    assert_eq!(epoch("FROM scratch", "7"), Ok(Some(Epoch::Seconds(7))));
+    assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch", ""), Ok(None));
+    assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=context\nFROM scratch", "-"), Ok(Some(Epoch::Context)));
+    assert_eq!(epoch("FROM scratch", "lib"), Ok(Some(Epoch::Named("lib".into()))));
+    let http = |url: &str| Ok(Some(Epoch::Http { url: url.into(), checksum: None }));
+    assert_eq!(
+        epoch("FROM scratch AS src\nARG V=1\nADD https://x/$V /\nFROM scratch", "SRC"),
+        http("https://x/1")
+    );
+    let git = Epoch::Git { url: "https://x/y.git#main".into(), checksum: Some("abc".into()) };
+    let text = "FROM scratch AS src\nADD --checksum=abc https://x/y.git#main /\n";
+    assert_eq!(epoch(text, "src"), Ok(Some(git)));
+    let refused = [
+        ("FROM scratch AS src", "sec", "invalid SOURCE_DATE_EPOCH: sec"),
+        ("FROM scratch AS src", "src", "exactly one remote ADD"),
+        ("FROM a AS src", "src", "must use FROM scratch"),
+        ("FROM scratch AS src\nADD a /", "src", "single HTTP(S) or Git ADD"),
+        ("FROM scratch AS src\nADD https://x/a /\nADD https://x/b /", "src", "exactly one remote ADD"),
+        ("FROM scratch AS src\nRUN x", "src", "nothing but ARG and one remote ADD"),
+    ];
+    for (text, given, expected) in refused {
+        let error = epoch(text, given).err().unwrap_or_default();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
 }

@@ -23,6 +23,7 @@ fn env() -> Env {
         ("W", "two  words"),
         ("D", "$A"),
         ("N", "l1\nl2"),
+        ("B", "\\xy"),
     ];
     Env(values.into_iter().collect())
 }
@@ -81,6 +82,11 @@ fn expansion() {
     check("${A///-}", "-o-n-e-");
     check("${N#*}", "l1\nl2");
     check("${N##*}", "\nl2");
+    // Found by fuzzing: a pattern that matches nothing makes something of what is not set.
+    check("${U/*/x}${U//*/y}${U##*}", "xy");
+    check("${U#\\a}", "error: invalid pattern (\\a) in substitution: invalid escape '\\a'");
+    // An escape between double quotes is doubled in patterns, and so literal.
+    check("${B#\"\\x\"}", "y");
     check("${GR\u{dc}SSE:-x}\u{e9}", "x\u{e9}");
 }
 

@@ -12,7 +12,7 @@ use lithify_oci::Reference;
 use lithify_oci::layer::Times;
 
 use super::deliver::{Delivery, Exports, named_in};
-use super::{dockerfile, space};
+use super::{dockerfile, epoch, space};
 use crate::access::Access;
 use crate::args::{Build, Progress, Pull};
 use crate::caches::Caches;
@@ -67,7 +67,17 @@ pub(super) fn run(arguments: &Build, config: &Config, root: Option<&Path>) -> Re
     let lock = Lock::open(arguments.lock.as_deref().or(config.lock.as_deref()))?;
     let outside = Outside { lock, ..Outside::new(&store, connection.clone(), Access::of(&settings)) };
     let read = dockerfile::read(&arguments.dockerfile, &outside)?;
-    let epoch = lithify_frontend::source_date_epoch(&read.text, &options);
+    let epoch = match lithify_frontend::source_date_epoch(&read.text, &options) {
+        Ok(None) => None,
+        Ok(Some(said)) => {
+            let epoch = epoch::resolve(said, &arguments.dockerfile.context, &named, &outside)?;
+            let epoch = epoch.map(|seconds| seconds.to_string());
+            // Steps that declare it see the seconds.
+            options.build_args.push(("SOURCE_DATE_EPOCH".into(), epoch.clone().unwrap_or_default()));
+            epoch
+        }
+        Err(errors) => return Err(dockerfile_problem(&read.text, &errors)),
+    };
     let times = outputs::times(arguments.timestamp.as_deref(), epoch.as_deref())?;
     if caches.is_inline() && times.is_some_and(|times| times != Times::At(0)) {
         let why = "the layers of an image with other times than 0 (--timestamp, SOURCE_DATE_EPOCH) are not those that \

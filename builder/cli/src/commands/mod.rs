@@ -6,6 +6,7 @@ mod check;
 mod deliver;
 mod dockerfile;
 mod doctor;
+mod epoch;
 mod files;
 mod images;
 mod remote;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lithify_engine::FileSource;
@@ -75,6 +75,11 @@ pub(super) fn from_url(
 
 /// The archive's files in a folder that is gone when the build is; `None` where `file` is no archive.
 fn unpacked(file: &File, what: &str) -> Result<Option<FileSource>, Problem> {
+    Ok(unpacked_at(file, what)?.map(|(source, _)| source))
+}
+
+/// The same, and the path of that folder.
+pub(super) fn unpacked_at(file: &File, what: &str) -> Result<Option<(FileSource, PathBuf)>, Problem> {
     let failed = |error: std::io::Error| {
         Problem::caused(exit::SOURCE, format_args!("{what} cannot be unpacked as the build context"), &error)
     };
@@ -87,11 +92,11 @@ fn unpacked(file: &File, what: &str) -> Result<Option<FileSource>, Problem> {
             false => Ok(None),
         };
     };
-    let (source, _) = temporary_folder().map_err(|error| Problem::new(exit::SOURCE, error.message))?;
+    let (source, folder) = temporary_folder().map_err(|error| Problem::new(exit::SOURCE, error.message))?;
     for path in archive.unpack(source.root.as_fd()).map_err(failed)? {
         say(format_args!("warning: {path} of {what} is a device node, and is left out"));
     }
-    Ok(Some(source))
+    Ok(Some((source, folder)))
 }
 
 /// The Dockerfile of a context that was fetched: the one that was named, in the context or else here, or one of the usual

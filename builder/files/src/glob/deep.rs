@@ -115,7 +115,8 @@ fn compile(units: &[Unit]) -> Result<(Vec<Token>, Seen), BadPattern> {
                 tokens.push(Token::Char(*units.get(at).ok_or(BadPattern::Escape)?));
                 at += 1;
             }
-            // A stray `]` is a literal, but it makes moby take the slow way, where a `^` in the pattern would count.
+            // A literal, but it makes moby take the slow way, in which `**` stands for whole folders only.
+            Some(']') => tokens.push(Token::Char(unit)),
             _ => {
                 tokens.push(Token::Char(unit));
                 continue;

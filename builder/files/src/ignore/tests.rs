@@ -61,6 +61,10 @@ fn hide_by_the_last_pattern_that_matches() {
         ("node_modules/", "node_modules/x/y", true),
         ("**/node_modules", "a/b/node_modules/c", true),
         ("grün*", "grünes", true),
+        // Found by fuzzing: a `]` makes moby take the slow way, in which `**` stands for whole folders.
+        ("**]", "a]", false),
+        ("**]", "a/]", true),
+        ("a]**", "a]b/c", true),
     ];
     for (patterns, path, hidden) in table {
         check(patterns, path, *hidden);
