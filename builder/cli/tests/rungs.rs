@@ -173,6 +173,63 @@ fn killed_builds_leave_no_process() {
     assert!(gone_within(&left, Duration::from_secs(10)), "{left:?} are left");
 }
 
+/// Secrets and what was put aside for a step lie in its tree; the next build removes what a killed one left.
+#[test]
+fn killed_builds_leave_no_secret() {
+    let env = Env::new(BINARY);
+    let secret = env.fresh("secret");
+    let value = format!("hidden-{}", std::process::id());
+    std::fs::write(&secret, &value).expect("written");
+    let flag = format!("--secret=id=s,src={}", secret.display());
+    let step =
+        "RUN --mount=type=secret,id=s --mount=type=bind,source=.,target=/copied echo started; sleep 4245\n";
+    let context = env.folder(&[("Dockerfile", format!("FROM busybox\n{step}").as_str())]);
+    let (context, busybox) = (context.display().to_string(), env.busybox());
+    let args = ["build", "--progress=plain", &busybox, &flag, &context];
+    let Some(mut command) = contained(&env, "killed_builds_leave_no_secret", &args) else { return };
+    let mut running = Running::start(&mut command).expect("start");
+    running.wait_for_line_where("its output", LIMIT, |line| line.trim_end().ends_with(" started"));
+    running.signal(Signal::KILL);
+    running.wait(LIMIT);
+    let left = |what: &str| {
+        let found = env.run_program("grep", ["-rl", what, &env.store().display().to_string()]);
+        let found = found.log();
+        found.lines().filter(|line| line.starts_with('/')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(!left(&value).is_empty(), "there was no secret to begin with");
+    build_contained(&env, "killed_builds_leave_no_secret", "FROM busybox\nRUN true\n", &[])
+        .expect("as before")
+        .expect_ok();
+    // The worker removes it beside the build, and may end before; whoever prunes removes all.
+    contained(&env, "", &["prune"]).map(run).expect("as before").expect_ok();
+    assert_eq!(left(&value), Vec::<String>::new());
+}
+
+/// Several at once in one container, where only the store may be written to: nothing of the container changes.
+#[test]
+fn side_by_side_and_home_stays() {
+    let env = Env::new(BINARY);
+    std::fs::write(env.home().join("kept"), "as it was").expect("written");
+    let dockerfile = "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=bind,source=a,target=/b \
+                      echo $HOME > /home-is && rm -rf ~ /c/x && cp /b /c/x && ls / && test ! -e /kept\n";
+    let store = env.fresh("store");
+    let context = env.folder(&[("Dockerfile", dockerfile), ("a", "a\n")]).display().to_string();
+    let (store, busybox) = (store.display().to_string(), env.busybox());
+    let args = ["--root", &store, "build", "--progress=plain", "--no-cache", &busybox, &context];
+    for _ in 0..2 {
+        let start = || {
+            Some(Running::start(&mut contained(&env, "side_by_side_and_home_stays", &args)?).expect("start"))
+        };
+        let (Some(one), Some(other)) = (start(), start()) else { return };
+        one.wait(LIMIT).expect_ok();
+        other.wait(LIMIT).expect_ok();
+    }
+    assert_eq!(std::fs::read_to_string(env.home().join("kept")).expect("it is there"), "as it was");
+    let found: Vec<_> =
+        std::fs::read_dir(env.home()).expect("read").flatten().map(|it| it.file_name()).collect();
+    assert_eq!(found, ["kept"]);
+}
+
 #[test]
 fn doctor_says_what_is_chosen() {
     let env = Env::new(BINARY);
