@@ -29,13 +29,32 @@ pub(crate) const MASKED_PROC_FILES: &[&std::ffi::CStr] =
 pub(crate) const MASKED_PROC_FOLDERS: &[&std::ffi::CStr] = &[c"acpi", c"asound", c"scsi"];
 /// Folders of /sys that an empty one hides: as above.
 pub(crate) const MASKED_SYS_FOLDERS: &[&std::ffi::CStr] = &[c"firmware", c"devices/virtual/powercap"];
+/// The folders of /sys that an empty one hides for each processor there is: as above.
+pub(crate) fn processor_folders() -> std::io::Result<Vec<std::ffi::CString>> {
+    let mut folders = vec![];
+    for entry in std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten() {
+        let entry = entry?;
+        let path = entry.path().join("thermal_throttle");
+        let number = entry.file_name().to_string_lossy().strip_prefix("cpu").map(str::parse::<u32>);
+        if matches!(number, Some(Ok(_))) && path.exists() {
+            let below = path.strip_prefix("/sys/").unwrap_or(&path);
+            folders.extend(std::ffi::CString::new(below.as_os_str().as_encoded_bytes()));
+        }
+    }
+    Ok(folders)
+}
+
 /// What of /proc is read-only: moby's ReadonlyPaths.
 pub(crate) const READ_ONLY_PROC: &[&std::ffi::CStr] = &[c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
 
 /// The `CLONE_NEW…` bits of clone's flags, as Docker's profile masks them: all namespaces but time.
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
-/// `AF_VSOCK`, which Docker refuses: it leads to the machine around a virtual one.
-const VSOCK: u32 = 40;
+/// `AF_ALG` and `AF_VSOCK`, which Docker refuses: ciphers in the kernel, and a way to the machine around a virtual one.
+const REFUSED_FAMILIES: [u32; 2] = [38, 40];
+/// Linux 6.8, of the same numbers everywhere.
+const SYS_LSM_GET_SELF_ATTR: i64 = 459;
+const SYS_LSM_SET_SELF_ATTR: i64 = 460;
+const SYS_LSM_LIST_MODULES: i64 = 461;
 /// The personalities that Docker allows: Linux, UNAME26 and both without address randomisation, and asking.
 const PERSONALITIES: [u32; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
@@ -63,6 +82,9 @@ const REFUSED: &[i64] = &[
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
     libc::SYS_lookup_dcookie,
+    SYS_LSM_GET_SELF_ATTR,
+    SYS_LSM_SET_SELF_ATTR,
+    SYS_LSM_LIST_MODULES,
     libc::SYS_mbind,
     libc::SYS_migrate_pages,
     libc::SYS_mount,
@@ -124,7 +146,7 @@ pub(crate) fn filter(security: Security, identities: Identities, shows_devices: 
     // Its flags are out of a filter's sight, so programs are made to fall back to clone.
     let absent = Action::Fail(libc::ENOSYS as u16);
     rules.push(Rule { call: libc::SYS_clone3, when: When::Always, action: absent });
-    rules.push(refuse(libc::SYS_socket, When::OneOf(0, u32::MAX, vec![VSOCK])));
+    rules.push(refuse(libc::SYS_socket, When::OneOf(0, u32::MAX, REFUSED_FAMILIES.to_vec())));
     rules.push(refuse(libc::SYS_personality, When::NoneOf(0, PERSONALITIES.to_vec())));
     Filter { rules, highest_known: Some(HIGHEST_KNOWN) }
 }

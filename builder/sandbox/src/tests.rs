@@ -15,6 +15,32 @@ fn filters_fit() {
     }
 }
 
+/// The list stands in testdata/seccomp, made of the published profile.
+#[test]
+fn filter_is_as_strict_as_dockers() {
+    use lithify_linux::seccomp::{Action, When};
+    let list = lithify_testkit::in_repository("testdata/seccomp/docker-refuses.txt");
+    let list = std::fs::read_to_string(list).expect("the list");
+    let column = if cfg!(target_arch = "x86_64") { 1 } else { 2 };
+    let filter = policy::filter(Security::Sandbox, Identities::Real, true);
+    let mut known = vec![];
+    for line in list.lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let Ok(call) = fields[column].parse::<i64>() else { continue };
+        known.push(call);
+        let rule = filter.rules.iter().find(|rule| rule.call == call);
+        let rule = rule.unwrap_or_else(|| panic!("{line} is let through"));
+        assert!(matches!((&rule.when, rule.action), (When::Always, Action::Fail(1))), "{line}");
+    }
+    assert!(known.len() > 45, "{} calls", known.len());
+    // And no stricter: a program that runs there runs here.
+    for rule in &filter.rules {
+        if let (When::Always, Action::Fail(1)) = (&rule.when, rule.action) {
+            assert!(known.contains(&rule.call), "{} is refused here only", rule.call);
+        }
+    }
+}
+
 #[test]
 fn cancelling() {
     let cancel = Cancel::new().unwrap();

@@ -164,6 +164,9 @@ impl Builder<'_> {
         self.attach(&sys, "/sys")?;
         if !self.is_open() {
             self.mask_folders(sys.as_fd(), policy::MASKED_SYS_FOLDERS)?;
+            let throttles = policy::processor_folders()?;
+            let throttles: Vec<&CStr> = throttles.iter().map(AsRef::as_ref).collect();
+            self.mask_folders(sys.as_fd(), &throttles)?;
         }
         Ok(())
     }
