@@ -33,10 +33,16 @@ impl<'a> Lowering<'a> {
         for (key, value) in self.pairs(work, instruction, pairs) {
             self.check_secret("ENV", &key, instruction);
             text += &format!(" {key}={value}");
+            // All of the image's variables are known here: what is not need not be looked for.
+            let is_new = work.state.variables.get(&key).is_none();
             work.state.variables.set(&key, &value);
             let entry = format!("{key}={value}");
             let env = &mut work.state.config.config.env;
-            match env.iter_mut().find(|known| known.split('=').next() == Some(&key)) {
+            let known = match is_new {
+                true => None,
+                false => env.iter_mut().find(|known| known.split('=').next() == Some(&key)),
+            };
+            match known {
                 Some(known) => *known = entry,
                 None => env.push(entry),
             }

@@ -1,5 +1,7 @@
 //! RUN.
 
+use std::collections::HashMap;
+
 use lithify_graph::{Exec, InlineFile, Network, Op, Tree};
 
 use crate::expand::Lookup;
@@ -115,10 +117,14 @@ fn summarize(script: &str) -> String {
 /// The declared arguments, each once and with the value that it has now.
 fn declared(work: &Work<'_>) -> Vec<(String, String)> {
     let mut declared: Vec<(String, String)> = vec![];
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for (name, value) in &work.state.build_args {
         let value = work.state.variables.get(name).unwrap_or(value).to_owned();
-        match declared.iter_mut().find(|(known, _)| known == name) {
-            Some(known) => known.1 = value,
+        match places.insert(name, declared.len()) {
+            Some(place) => {
+                places.insert(name, place);
+                declared[place].1 = value;
+            }
             None => declared.push((name.clone(), value)),
         }
     }

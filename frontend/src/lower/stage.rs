@@ -15,6 +15,9 @@ use crate::{paths, place, suggest};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// With more variables than this there are no suggestions: each would have to be compared with all of them.
+const MAX_NAMES: usize = 500;
+
 /// What a stage has come to.
 #[derive(Clone)]
 pub(crate) struct State {
@@ -317,7 +320,12 @@ impl<'a> Work<'a> {
                 continue;
             }
             let mut message = format!("Usage of undefined variable '${name}'");
-            if let Some(near) = suggest::nearest(name, self.state.variables.names()) {
+            let names = self.state.variables.names();
+            let near = match names.size_hint().0 <= MAX_NAMES {
+                true => suggest::nearest(name, names),
+                false => None,
+            };
+            if let Some(near) = near {
                 message += &format!(" (did you mean ${near}?)");
             }
             linter.report(Rule::UndefinedVar, instruction, message);

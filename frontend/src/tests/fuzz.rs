@@ -141,6 +141,8 @@ fn hostile_texts_end_soon() {
         format!("FROM scratch\nCMD {}\n", "[".repeat(60000)),
         "ONBUILD ".repeat(8000),
         "FROM scratch\nRUN \\\n".repeat(20000),
+        // Each name was compared with all others to suggest one.
+        (0..20_000).fold("FROM scratch\n".to_owned(), |text, n| text + &format!("ENV A{n}=$B{n}\n")),
     ];
     for text in texts {
         let start = Instant::now();

@@ -68,8 +68,8 @@ pub(crate) fn say(line: impl std::fmt::Display) {
 /// Shows why lithify could not do what it was asked to.
 pub(crate) fn problem(problem: &Problem) {
     let label = if colour() { "\x1b[1;31merror\x1b[0m" } else { "error" };
-    // A diagnostic of the Dockerfile brings its own label.
-    if problem.message.starts_with("error") {
+    // A diagnostic of the Dockerfile brings its own label, coloured on a terminal.
+    if problem.message.strip_prefix("\x1b[1;31m").unwrap_or(&problem.message).starts_with("error") {
         say(&problem.message);
     } else {
         say(format_args!("{label}: {}", problem.message));
