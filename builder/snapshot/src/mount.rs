@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
+    unmount,
 };
 
 use crate::Error;
@@ -24,7 +25,34 @@ pub(crate) struct Upper {
 
 /// Mounts `lowers`, the highest first, names from the store's folder. Without an upper the mount is read-only, and there
 /// must be two.
+///
+/// Of more folders than an overlay takes, the lowest are put together in one of their own, which is the lowest of the other: nothing
+/// is below them that they would have to hide. The kernel stacks no third.
 pub(crate) fn overlay(store: &Store, lowers: &[String], upper: Option<&Upper>) -> Result<OwnedFd, Error> {
+    if lowers.len() <= MOST_LOWERS {
+        return plain(store, lowers, upper);
+    }
+    let (above, lowest) = lowers.split_at(MOST_LOWERS - 1);
+    if lowest.len() > MOST_LOWERS {
+        let step =
+            "mount: overlay takes 999 layers; the snapshotter copy takes any number (--snapshotter=copy)";
+        return Err(failed(step)(Errno::TOOBIG));
+    }
+    let place = store.temporary()?;
+    place.make("point")?;
+    let lowest = plain(store, lowest, None)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&lowest, "", place.folder(), "point", flags).map_err(failed("move_mount"))?;
+    let lowers: Vec<String> = above.iter().cloned().chain([place.relative("point")]).collect();
+    let mounted = plain(store, &lowers, upper);
+    unmount(at(place.folder(), "point"), UnmountFlags::DETACH).map_err(failed("umount"))?;
+    mounted
+}
+
+/// As many folders as the kernel stacks: `OVL_MAX_STACK` in fs/overlayfs.
+const MOST_LOWERS: usize = 500;
+
+fn plain(store: &Store, lowers: &[String], upper: Option<&Upper>) -> Result<OwnedFd, Error> {
     match detached(store, lowers, upper) {
         // The kernel does not know the option; before 6.5 it says so only in the end.
         Err(Error::Mount { step: "lowerdir+" | "fsconfig", source })

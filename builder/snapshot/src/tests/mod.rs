@@ -1,5 +1,6 @@
 mod changes;
 mod hostile;
+mod layers;
 
 use std::collections::HashMap;
 use std::io::{self, Read};
