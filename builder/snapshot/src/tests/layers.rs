@@ -27,7 +27,7 @@ fn layer(number: usize) -> Vec<u8> {
 }
 
 fn hides(number: usize) -> bool {
-    number >= 10 && number % 2 == 0
+    number >= 10 && number.is_multiple_of(2)
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn more_layers_than_an_overlay_takes() {
         }
         let view = overlay.view(&chain).unwrap();
         let shown = |root: BorrowedFd<'_>, number: usize| {
-            tree::metadata(&root, format!("f{number:04}").as_bytes()).is_ok()
+            tree::metadata(root, format!("f{number:04}").as_bytes()).is_ok()
         };
         for number in 0..layers {
             let hidden = number + 10 < layers && hides(number + 10);
