@@ -234,7 +234,7 @@ fn flags_of_docker() {
     let path = context.display().to_string();
     let ended =
         env.run(["build", "--rm", "--force-rm", "--compress", "-m", "1g", "--cpu-shares=2", "--load", &path]);
-    ended.expect_ok().expect_says("--force-rm is ignored").expect_says("--memory is ignored");
+    ended.expect_ok().expect_says("--force-rm is ignored").expect_says("--compress is ignored");
     env.run(["build", "--provenance=false", "--sbom=false", "--rm=true", &path]).expect_ok();
     for flag in ["--squash", "--provenance=max", "--device=x", "--annotation=a=b"] {
         let name = flag.split('=').next().unwrap_or(flag);
