@@ -10,7 +10,7 @@ use crate::limits::LimitFlags;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    a step failed
+  1    a step failed, or check found something
   2    the command line or the Dockerfile is wrong
   3    a base image, context or download cannot be had
   4    this machine does not let lithify run steps
